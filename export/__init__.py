@@ -1,0 +1,6 @@
+"""From a GPT-2 checkpoint to a verified ONNX bundle; this side needs torch, transformers, optimum and onnx.
+
+from export.pipeline import export_bundle
+
+export_bundle("gpt2", "models/gpt2")
+"""

@@ -1,0 +1,85 @@
+"""The files of a bundle, in the order they depend on each other."""
+
+import json
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+import runtime
+from export.architecture import describe
+from export.checkpoint import Checkpoint
+from export.decode_graph import build_decode_graph
+from export.genai_config import write_genai_config
+from export.reference_graph import build_reference_graph
+from export.weights import StoredTensor, write_weights
+from runtime.bundle import file_sha256
+from runtime.manifest import NAME, Architecture, FileRecord, Graph, Manifest, Source
+from runtime.onnx_runtime import load_onnxruntime
+
+WEIGHTS = "model.onnx_data"
+GRAPHS = (Graph("onnx/model.onnx", "reference", "fp32"), Graph("onnx/decode.onnx", "decode", "fp32"))
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json"}
+MADE_WITH = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
+
+
+def copy_weights(checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, StoredTensor], int]:
+    """Write the weights file; where each tensor lies in it, and how many parameters there are."""
+    (folder / "onnx").mkdir()
+    model = checkpoint.load_model()
+    tensors: dict[str, torch.Tensor] = model.state_dict()
+    return write_weights(tensors, folder / "onnx" / WEIGHTS), model.num_parameters()
+
+
+def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> None:
+    build_reference_graph(checkpoint.config, weights, folder / "onnx" / "model.onnx", WEIGHTS)
+    build_decode_graph(checkpoint.config, weights, folder / "onnx" / "decode.onnx", WEIGHTS)
+
+
+def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
+    """config.json, generation_config.json, tokenizer files and genai_config.json."""
+    write_config(checkpoint, folder)
+    save_tokenizer(checkpoint.load_tokenizer(), folder)
+    given = checkpoint.folder / "generation_config.json"
+    if given.exists():
+        shutil.copyfile(given, folder / given.name)
+    else:
+        GenerationConfig.from_model_config(checkpoint.config).save_pretrained(folder)
+    write_genai_config(checkpoint.config, GenerationConfig.from_pretrained(folder), folder)
+
+
+def write_config(checkpoint: Checkpoint, folder: Path) -> None:
+    """The checkpoint's config, and the key by which Transformers.js finds the weights file."""
+    content = checkpoint.config.to_dict()
+    content["architectures"] = ["GPT2LMHeadModel"]
+    content["transformers.js_config"] = {"use_external_data_format": True}
+    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The fast tokenizer's two files; those of the slow one say nothing more."""
+    for path in map(Path, tokenizer.save_pretrained(folder)):
+        if path.name not in TOKENIZER_FILES:
+            path.unlink(missing_ok=True)
+
+
+def make_manifest(checkpoint: Checkpoint, parameters: int, folder: Path) -> Manifest:
+    """A manifest of the files that are in `folder` now."""
+    architecture: Architecture = describe(checkpoint.config, parameters)
+    source = Source(checkpoint.id, checkpoint.revision, checkpoint.weights_sha256())
+    return Manifest(source, architecture, GRAPHS, record_files(folder), versions())
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    return {path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, file_sha256(path)) for path in paths}
+
+
+def versions() -> dict[str, str]:
+    """Of what made the bundle; a CPU or a CUDA wheel of ONNX Runtime may be installed."""
+    found = {name: metadata.version(name) for name in MADE_WITH}
+    onnxruntime = {"onnxruntime": load_onnxruntime().__version__}
+    return {"gpt2-onnx": runtime.__version__, "python": platform.python_version(), **found, **onnxruntime}

@@ -1,0 +1,9 @@
+"""What can go wrong with an export, each as one line for its user."""
+
+
+class ExportError(Exception):
+    """A checkpoint or an output that cannot be used; the message is one line and names the next step."""
+
+
+class ParityError(ExportError):
+    """A bundle that does not compute what PyTorch computes."""

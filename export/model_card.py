@@ -1,0 +1,59 @@
+"""README.md of a bundle."""
+
+from pathlib import Path
+
+from export.parity.report import Report, make_markdown
+from runtime.manifest import Manifest
+
+CARD = """---
+library_name: onnxruntime
+pipeline_tag: text-generation
+tags: [gpt2, onnx]
+---
+
+# {source.id} on ONNX Runtime
+
+{source.id}{revision}, {architecture.parameters:,} parameters, exported with gpt2-onnx and checked against PyTorch.
+
+```python
+import runtime  # pip install "gpt2-onnx[cpu]"
+
+model = runtime.load("path/to/this/folder")
+print(model.complete("It was a bright cold day", max_new_tokens=32))
+```
+
+| | |
+|---|---|
+| layers, heads, width | {architecture.n_layer}, {architecture.n_head}, {architecture.n_embd} |
+| context, vocabulary | {architecture.n_positions:,}, {architecture.vocab_size:,} |
+| reference graph | `onnx/model.onnx`: logits, hidden states, attention maps, key/value cache |
+| decode graph | `onnx/decode.onnx`: next token and logits, over a preallocated cache |
+| weights of both | `onnx/model.onnx_data` |
+
+The reference graph also loads in optimum's `ORTModelForCausalLM`, onnxruntime-genai and Transformers.js.
+
+## Parity
+
+Truth is PyTorch in float64 with eager attention. A tensor passes if its error, relative to the norm of the truth, is
+at most twice the largest that PyTorch's own float32 makes in that tensor over the cases (floor 1e-6). Cases: {cases}.
+
+{table}
+
+{greedy}
+
+Made with {made_with}.
+"""
+
+
+def write_model_card(manifest: Manifest, report: Report, folder: Path) -> None:
+    revision = f" at revision {manifest.source.revision}" if manifest.source.revision else ""
+    text = CARD.format(
+        source=manifest.source,
+        revision=revision,
+        architecture=manifest.architecture,
+        cases=", ".join(dict.fromkeys(row.case for row in report.rows)),
+        table=make_markdown(report),
+        greedy=report.greedy_line(),
+        made_with=", ".join(f"{name} {version}" for name, version in manifest.made_with.items()),
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,72 @@
+"""The inputs that a bundle is judged on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.reference_session import position_ids
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one run is fed: ids [B, S], the mask [B, P+S] over everything so far, positions [B, S]."""
+
+    input_ids: Ids
+    attention_mask: Ids
+    position_ids: Ids
+
+
+@dataclass(frozen=True)
+class Case:
+    """Ids [B, T], fed in chunks of the given lengths; the outputs of the last one are compared."""
+
+    name: str
+    input_ids: Ids
+    attention_mask: Ids
+    lengths: tuple[int, ...]
+
+    @property
+    def padded(self) -> bool:
+        return bool((self.attention_mask == 0).any())
+
+    def chunks(self) -> Iterator[Chunk]:
+        positions, start = position_ids(self.attention_mask), 0
+        for length in self.lengths:
+            end = start + length
+            yield Chunk(self.input_ids[:, start:end], self.attention_mask[:, :end], positions[:, start:end])
+            start = end
+
+
+def make_cases(text_ids: list[int], vocab_size: int, n_positions: int) -> list[Case]:
+    """Cases over the ids of a text, repeated to the length needed, and over random ids."""
+    longest = min(64, n_positions - 1)
+    text = np.resize(np.array(text_ids, np.int64), longest)
+    random = np.random.default_rng(0).integers(0, vocab_size, longest)
+    short, middle = max(2, longest // 9), longest // 2
+    return [
+        single("1 token", text[:1]),
+        single(f"{short} tokens", text[:short]),
+        single(f"{longest} tokens", text),
+        single(f"{longest} random ids", random),
+        left_padded(text, (short, middle, max(1, middle - 3))),
+        single(f"1 token after {longest - 1}", text, (longest - 1, 1)),
+        single("chunks", text, (short, middle - short, longest - middle)),
+    ]
+
+
+def single(name: str, ids: Ids, lengths: tuple[int, ...] | None = None) -> Case:
+    return Case(name, ids[None], np.ones((1, len(ids)), np.int64), lengths or (len(ids),))
+
+
+def left_padded(ids: Ids, lengths: tuple[int, ...]) -> Case:
+    """Rows of these lengths, padded on their left with id 0."""
+    width = max(lengths)
+    rows, mask = np.zeros((len(lengths), width), np.int64), np.zeros((len(lengths), width), np.int64)
+    for row, length in enumerate(lengths):
+        rows[row, width - length :] = ids[row : row + length]
+        mask[row, width - length :] = 1
+    return Case("left-padded batch", rows, mask, (width,))

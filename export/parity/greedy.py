@@ -1,0 +1,82 @@
+"""Greedy tokens, held against PyTorch's.
+
+The bundle continues each prompt; PyTorch then reads prompt and continuation in one run, which shows what it would
+have said at every place. Up to the first difference that is what its own greedy decoding says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GPT2LMHeadModel
+
+from runtime.decode_session import DecodeSession
+from runtime.replay import greedy_tokens
+
+PROMPTS = (
+    "It was a bright cold day in April, and the clocks were striking thirteen.",
+    "The old house stood at the end of the lane, and",
+    "He opened the letter slowly and",
+    '"I do not believe a word of it," said',
+    "In the year 1897 the city of London",
+)
+MAX_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Ids of a prompt and what the bundle made of it."""
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where PyTorch would have said something else, and by how little.
+
+    `margin` is the distance between PyTorch's two best logits there, in float64; `noise` how far a float32 logit may
+    lie from it: twice the largest error of PyTorch's own float32 at that place.
+    """
+
+    prompt: int
+    position: int
+    margin: float
+    noise: float
+
+    @property
+    def passed(self) -> bool:
+        return self.margin < self.noise
+
+
+def continue_prompts(session: DecodeSession, prompts: Sequence[Sequence[int]], n_positions: int) -> list[Continuation]:
+    return [continue_prompt(session, prompt[: n_positions // 2], n_positions) for prompt in prompts]
+
+
+def continue_prompt(session: DecodeSession, prompt_ids: Sequence[int], n_positions: int) -> Continuation:
+    count = min(MAX_NEW_TOKENS, n_positions - len(prompt_ids))
+    return Continuation(tuple(prompt_ids), greedy_tokens(session, prompt_ids, count))
+
+
+@torch.no_grad()
+def continuation_logits(model: GPT2LMHeadModel, continuation: Continuation) -> NDArray[Any]:
+    """PyTorch's logits [tokens, V] at the places where the bundle chose its tokens."""
+    ids = torch.tensor([continuation.prompt_ids + continuation.token_ids[:-1]])
+    logits: NDArray[Any] = model(ids, use_cache=False).logits[0, len(continuation.prompt_ids) - 1 :].numpy()
+    return logits
+
+
+def first_difference(
+    prompt: int, continuation: Continuation, float32: NDArray[Any], truth: NDArray[Any]
+) -> Difference | None:
+    """The first token that is not PyTorch's float32 choice; logits are [tokens, V]."""
+    differing = np.flatnonzero(float32.argmax(axis=1) != np.array(continuation.token_ids))
+    if not len(differing):
+        return None
+    position = int(differing[0])
+    second, best = np.partition(truth[position], -2)[-2:]
+    noise = 2 * float(np.abs(float32[position] - truth[position]).max())
+    return Difference(prompt, position, float(best - second), noise)

@@ -1,0 +1,139 @@
+"""The verdict on a bundle: as data for its manifest, as a table for people."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from export.parity.greedy import Continuation, Difference
+
+FACTOR = 2.0
+FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor in one case: its normwise error against float64, and what is allowed.
+
+    `pytorch_error` is the largest that PyTorch's own float32 makes in this tensor over all cases, not the one of this
+    case alone. An error of one small tensor is one draw of a random size: over twelve texts the last logits of
+    PyTorch's eager and SDPA attention, equal in principle, had errors in ratios from 0.7 to 1.5, and a draw that
+    happens to be small would condemn whatever is held against it.
+    """
+
+    graph: str
+    tensor: str
+    case: str
+    error: float
+    pytorch_error: float
+
+    @property
+    def share(self) -> float:
+        """The part of what is allowed that the error takes; above 1 it fails."""
+        return self.error / max(FACTOR * self.pytorch_error, FLOOR)
+
+    @property
+    def passed(self) -> bool:
+        return self.share <= 1.0
+
+    @property
+    def family(self) -> str:
+        """`present.*.key` for `present.7.key`."""
+        return ".".join("*" if part.isdigit() else part for part in self.tensor.split("."))
+
+
+def with_largest_noise(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """The rows with each tensor's `pytorch_error` replaced by its largest over the cases."""
+    rows, largest = list(rows), dict[tuple[str, str], float]()
+    for row in rows:
+        key = row.graph, row.tensor
+        largest[key] = max(largest.get(key, 0.0), row.pytorch_error)
+    return tuple(replace(row, pytorch_error=largest[row.graph, row.tensor]) for row in rows)
+
+
+@dataclass(frozen=True)
+class Report:
+    rows: tuple[Row, ...]
+    continuations: tuple[Continuation, ...]
+    differences: tuple[Difference, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows) and all(difference.passed for difference in self.differences)
+
+    def worst(self, *key: str) -> list[Row]:
+        """The worst row of each group of rows that agree in `key`, in order of first appearance."""
+        groups: dict[tuple[str, ...], Row] = {}
+        for row in self.rows:
+            group = tuple(getattr(row, name) for name in key)
+            groups[group] = max(groups.get(group, row), row, key=lambda candidate: candidate.share)
+        return list(groups.values())
+
+    def tokens(self) -> int:
+        return sum(len(continuation.token_ids) for continuation in self.continuations)
+
+    def as_manifest(self) -> dict[str, Any]:
+        return {
+            "truth": "PyTorch in float64 with eager attention",
+            "rule": f"error <= max({FACTOR:g} * pytorch_error, {FLOOR:g}), relative to the norm of the truth; "
+            "pytorch_error is the largest of PyTorch's own float32 over the cases",
+            "passed": self.passed,
+            "cases": list(dict.fromkeys(row.case for row in self.rows)),
+            "tensors": [asdict(row) for row in self.worst("graph", "tensor")],
+            "greedy": {
+                "tokens": self.tokens(),
+                "differences": [asdict(difference) for difference in self.differences],
+                "probes": [asdict(probe) for probe in self.probes()],
+            },
+        }
+
+    def probes(self) -> list[Continuation]:
+        """Continuations as PyTorch has them: each up to its first difference."""
+        ends = {difference.prompt: difference.position for difference in self.differences}
+        return [
+            Continuation(continuation.prompt_ids, continuation.token_ids[: ends.get(number)])
+            for number, continuation in enumerate(self.continuations)
+            if ends.get(number) != 0
+        ]
+
+    def greedy_line(self) -> str:
+        total, count = self.tokens(), len(self.continuations)
+        if not self.differences:
+            return f"greedy: {total} of {total} tokens over {count} prompts as PyTorch's"
+        places = "; ".join(describe(difference) for difference in self.differences)
+        return f"greedy: {count - len(self.differences)} of {count} prompts as PyTorch's; {places}"
+
+
+def describe(difference: Difference) -> str:
+    verdict = "under" if difference.passed else "NOT under"
+    return (
+        f"prompt {difference.prompt} differs at token {difference.position}, where PyTorch's two best lie "
+        f"{difference.margin:.2e} apart, {verdict} the float32 noise of {difference.noise:.2e}"
+    )
+
+
+def make_table(report: Report) -> Table:
+    """A line a family of tensors: its worst case, and the error there beside PyTorch's own."""
+    title = "Parity with PyTorch float64, relative errors: the worst of each kind"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for heading in ("graph", "tensor", "worst case"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("error", "PyTorch\nfloat32", "verdict"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report.worst("graph", "family"):
+        table.add_row(*cells(row))
+    return table
+
+
+def make_markdown(report: Report) -> str:
+    """The same table for a model card."""
+    lines = ["| graph | tensor | worst case | error | PyTorch float32 | verdict |", "|---|---|---|--:|--:|---|"]
+    lines += [f"| {' | '.join(cells(row))} |" for row in report.worst("graph", "family")]
+    return "\n".join(lines).replace(".*", r".\*")
+
+
+def cells(row: Row) -> Iterable[str]:
+    verdict = "pass" if row.passed else "FAIL"
+    return row.graph, row.family, row.case, f"{row.error:.2e}", f"{row.pytorch_error:.2e}", verdict

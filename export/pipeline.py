@@ -1,0 +1,60 @@
+"""A checkpoint goes in, a bundle comes out that was proved against PyTorch."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from export.bundle_writer import copy_weights, make_manifest, record_files, write_graphs, write_settings
+from export.checkpoint import find_checkpoint
+from export.errors import ParityError
+from export.model_card import write_model_card
+from export.parity.report import Report, make_table
+from export.parity.verify import verify_bundle
+from export.progress import Steps
+from export.staging import check_output, staged
+from runtime.bundle import open_bundle
+
+
+def export_bundle(
+    checkpoint: str, output: str | Path, *, revision: str | None = None, force: bool = False, steps: Steps | None = None
+) -> Report:
+    """Export a GPT-2 checkpoint to a verified bundle.
+
+    Args:
+        checkpoint: A folder, or a Hub id such as `gpt2`; only safetensors or weights-only pickles are read.
+        output: The bundle's folder. It appears whole, after verification, or not at all.
+        revision: A branch, tag or commit of a Hub id.
+        force: Replace a bundle that is at `output`.
+        steps: Where progress goes; standard error by default.
+
+    Returns:
+        The parity report, as it stands in the manifest.
+
+    Raises:
+        ExportError: The checkpoint or the output cannot be used.
+        ParityError: The graphs do not compute what PyTorch computes; nothing is left at `output`.
+
+    Example:
+        >>> export.export_bundle("models/novelist", "models/novelist-onnx")  # doctest: +SKIP
+    """
+    steps, output = steps or Steps(), Path(output).expanduser()
+    check_output(output, force=force)
+    with steps.step("Finding the checkpoint"):
+        source = find_checkpoint(checkpoint, revision=revision)
+    with staged(output, force=force) as folder:
+        with steps.step("Writing config and tokenizer"):
+            write_settings(source, folder)
+        with steps.step("Writing the weights"):
+            weights, parameters = copy_weights(source, folder)
+        with steps.step("Tracing and building the graphs"):
+            write_graphs(source, weights, folder)
+        with steps.step("Hashing the files"):
+            manifest = make_manifest(source, parameters, folder)
+            manifest.write(folder)
+        with steps.step("Verifying against PyTorch") as progress:
+            report = verify_bundle(open_bundle(folder, verify=False), source, progress)
+        if not report.passed:
+            steps.console.print(make_table(report), report.greedy_line())
+            raise ParityError(f"{checkpoint}: the graphs do not compute what PyTorch computes; nothing was written")
+        write_model_card(manifest, report, folder)
+        replace(manifest, files=record_files(folder), parity=report.as_manifest()).write(folder)
+    return report

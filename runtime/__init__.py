@@ -1,0 +1,29 @@
+"""Complete text with a GPT-2 bundle on ONNX Runtime, without PyTorch.
+
+    import runtime
+
+    print(runtime.complete("It was a bright cold day", max_new_tokens=32))
+
+    model = runtime.load("models/gpt2")
+    completion = model.complete("It was a bright cold day")
+
+What can be raised, all the way down:
+
+    ImportError        no usable ONNX Runtime is installed; the message names the command that mends it
+    TypeError          an argument of the wrong type
+    ValueError         an option out of its range, or a prompt that does not fit the context
+      x BundleError    a bundle that is missing, damaged or not ours
+"""
+
+from runtime.errors import BundleError
+from runtime.onnx_runtime import ensure_onnxruntime, started_as_command
+
+__version__ = "0.1.0"
+__all__ = ["BundleError", "Completion", "Model", "complete", "load"]
+
+if not started_as_command():  # a command says the same in one line, without a traceback
+    ensure_onnxruntime()
+
+from runtime.completion import Completion
+from runtime.default_model import complete
+from runtime.model import Model, load

@@ -1,0 +1,5 @@
+"""`python -m runtime`."""
+
+from runtime.cli.main import main
+
+main()

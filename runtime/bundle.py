@@ -1,0 +1,109 @@
+"""A bundle on disk, checked before anything in it is run."""
+
+import hashlib
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import BundleError
+from runtime.external_data import external_data_locations
+from runtime.manifest import NAME, FileRecord, Manifest, read_manifest, read_object
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A folder whose manifest was read and whose files are all there."""
+
+    folder: Path
+    manifest: Manifest
+
+    def graph_path(self, kind: str, precision: str = "fp32") -> Path:
+        """The file of a graph, after a look at where it would read its weights from."""
+        graph = self.manifest.graph(kind, precision)
+        check_external_data(self.folder, graph.path, self.manifest)
+        return self.folder / graph.path
+
+    def bos_token_id(self) -> int | None:
+        """What an empty prompt starts from."""
+        value = self._generation_setting("bos_token_id")
+        return value if isinstance(value, int) else None
+
+    def eos_token_ids(self) -> frozenset[int]:
+        """What ends a text; empty if nothing does."""
+        value = self._generation_setting("eos_token_id")
+        values = value if isinstance(value, list) else [value]
+        return frozenset(token for token in values if isinstance(token, int))
+
+    def _generation_setting(self, name: str) -> Any:
+        """From generation_config.json, else config.json, as transformers reads it."""
+        for file in ("generation_config.json", "config.json"):
+            if file in self.manifest.files:
+                value = read_object(self.folder / file).get(name)
+                if value is not None:
+                    return value
+        return None
+
+
+def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
+    """Read the manifest and check that every file is there with its size and, if `verify`, its SHA-256."""
+    folder = Path(path).expanduser()
+    find_manifest(folder)
+    manifest = read_manifest(folder)
+    bundle = Bundle(folder, manifest)
+    for name, record in manifest.files.items():
+        check_size(folder / name, record)
+    if verify:
+        list(verify_hashes(bundle))
+    return bundle
+
+
+def verify_hashes(bundle: Bundle) -> Iterator[tuple[str, FileRecord]]:
+    """Read one file after the other, yielding each whose SHA-256 is the manifest's."""
+    for name, record in bundle.manifest.files.items():
+        check_hash(bundle.folder / name, record)
+        yield name, record
+
+
+def find_manifest(folder: Path) -> None:
+    if (folder / NAME).is_file():
+        return
+    if (folder / "config.json").is_file():
+        raise BundleError(f"{folder} is a checkpoint, not a bundle; make one: python -m export {folder} --output DIR")
+    what = f"{folder} is not a bundle (it has no {NAME})" if folder.exists() else f"no bundle at {folder}"
+    raise BundleError(f"{what}; make one: python -m export CHECKPOINT --output {folder}")
+
+
+def check_size(path: Path, record: FileRecord) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise BundleError(f"{path} is missing; export or copy the bundle again") from None
+    if size != record.size:
+        raise BundleError(f"{path} has {size:,} bytes, not {record.size:,}; export or copy the bundle again")
+
+
+def check_hash(path: Path, record: FileRecord) -> None:
+    digest = file_sha256(path)
+    if digest != record.sha256:
+        raise BundleError(
+            f"{path} was changed: its SHA-256 begins {digest[:12]}, not {record.sha256[:12]}; "
+            "export or copy the bundle again"
+        )
+
+
+def file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def check_external_data(folder: Path, graph: str, manifest: Manifest) -> None:
+    """A graph may read its weights from the bundle's own files alone."""
+    for location in external_data_locations(folder / graph):
+        inside = posixpath.normpath(posixpath.join(posixpath.dirname(graph), location))
+        if inside not in manifest.files:
+            raise BundleError(f"{folder / graph} reads weights from {location!r}, which is no file of this bundle")

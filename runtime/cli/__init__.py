@@ -1,0 +1,1 @@
+"""`python -m runtime COMMAND`, installed as `gpt2-onnx`: one module a command."""

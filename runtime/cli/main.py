@@ -1,0 +1,48 @@
+"""The command line's door: parse, run, and turn what goes wrong into one line and an exit code."""
+
+import argparse
+import os
+import sys
+
+from runtime import __version__
+from runtime.cli import complete, verify
+from runtime.cli.arguments import OneLineParser
+from runtime.errors import BundleError
+
+COMMANDS = (complete, verify)
+
+
+def main() -> None:
+    """Exit with 0, with 2 for wrong usage, with 1 for anything else that went wrong."""
+    try:
+        code, message = run(), ""
+    except BundleError as error:
+        code, message = 1, str(error)
+    except (TypeError, ValueError) as error:  # an option or a prompt, checked at the library's door
+        code, message = 2, str(error)
+    except ImportError as error:
+        code, message = 1, str(error)
+    except KeyboardInterrupt:
+        code, message = 130, "interrupted"
+    except BrokenPipeError:  # the reader went away; nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code, message = 1, ""
+    if message:
+        print(f"gpt2-onnx: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def run() -> int:
+    options = make_parser().parse_args()
+    code: int = options.run(options)
+    sys.stdout.flush()
+    return code
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="gpt2-onnx", description="Complete text with a GPT-2 bundle.")
+    parser.add_argument("--version", action="version", version=f"gpt2-onnx {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
+    for command in COMMANDS:
+        command.add_to(commands)
+    return parser

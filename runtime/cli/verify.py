@@ -1,0 +1,73 @@
+"""`gpt2-onnx verify`: is this bundle whole, and does it say here what PyTorch said where it was made?"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="check a bundle",
+        description="Check every file of a bundle, then replay the greedy tokens that PyTorch gave when it was made.",
+    )
+    parser.add_argument("--model", metavar="DIR", help="a bundle; else GPT2_ONNX_MODEL, else models/gpt2")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit with 1 if anything is not as it was."""
+    from runtime.bundle import open_bundle, verify_hashes
+    from runtime.model import find_model
+
+    bundle = open_bundle(find_model(options.model), verify=False)
+    started = time.perf_counter()
+    for name, record in verify_hashes(bundle):
+        report(f"  {name:<28} {record.size:>15,} bytes  ok")
+    report(f"  {len(bundle.manifest.files)} files in {time.perf_counter() - started:.1f} s")
+    bundle.graph_path("reference")
+    findings = {"files": len(bundle.manifest.files), **replay(bundle), "parity": bundle.manifest.parity.get("passed")}
+    passed = bool(findings["parity"]) and findings["replayed"] == findings["tokens"]
+    show({"passed": passed, **findings}, as_json=options.json, model=str(bundle.folder))
+    return 0 if passed else 1
+
+
+def replay(bundle: Any) -> dict[str, int]:
+    """Decode the prompts in the manifest again, up to the first token that is not PyTorch's."""
+    from runtime.decode_session import DecodeSession
+    from runtime.replay import greedy_tokens
+
+    session = DecodeSession(bundle.graph_path("decode"), bundle.manifest.architecture, device="cpu", threads=None)
+    total = equal = 0
+    for probe in bundle.manifest.parity.get("greedy", {}).get("probes", []):
+        expected = probe["token_ids"]
+        total += len(expected)
+        equal += agreement(greedy_tokens(session, probe["prompt_ids"], len(expected)), expected)
+        report(f"  replayed {equal} of {total} greedy tokens", end="\r" if sys.stderr.isatty() else "\n")
+    return {"replayed": equal, "tokens": total}
+
+
+def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:
+    """How many tokens are equal before the first that is not."""
+    differing = [n for n, (a, b) in enumerate(zip(tokens, expected, strict=True)) if a != b]
+    return differing[0] if differing else len(expected)
+
+
+def show(findings: Mapping[str, Any], *, as_json: bool, model: str) -> None:
+    if as_json:
+        print(json.dumps({"model": model, **findings}))
+        return
+    verdict = "verified" if findings["passed"] else "NOT verified"
+    print(
+        f"{model} is {verdict}: {findings['files']} files as in its manifest, "
+        f"{findings['replayed']} of {findings['tokens']} greedy tokens as PyTorch's, "
+        f"parity report {'passed' if findings['parity'] else 'not passed'}"
+    )
+
+
+def report(line: str, end: str = "\n") -> None:
+    print(line, file=sys.stderr, end=end, flush=True)

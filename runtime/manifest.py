@@ -1,0 +1,145 @@
+"""manifest.json: what a bundle holds, where it came from, and what was proved of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, get_origin, get_type_hints
+
+from runtime.errors import BundleError
+
+SCHEMA_VERSION = 1
+NAME = "manifest.json"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The checkpoint: a Hub id or folder name, the Hub commit or "", the SHA-256 over its weight files."""
+
+    id: str
+    revision: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """GPT-2's own numbers, under the names of its config.json; `parameters` counts a tied `wte` once."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_inner: int
+    n_positions: int
+    vocab_size: int
+    activation_function: str
+    tie_word_embeddings: bool
+    parameters: int
+
+    @property
+    def head_size(self) -> int:
+        return self.n_embd // self.n_head
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """One ONNX file: `kind` is "reference" or "decode"."""
+
+    path: str
+    kind: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Size in bytes and SHA-256 in hexadecimal."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A bundle's manifest. `files` is by path within the bundle, with forward slashes; manifest.json is not in it."""
+
+    source: Source
+    architecture: Architecture
+    graphs: tuple[Graph, ...]
+    files: Mapping[str, FileRecord]
+    made_with: Mapping[str, str] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+
+    def graph(self, kind: str, precision: str = "fp32") -> Graph:
+        for graph in self.graphs:
+            if (graph.kind, graph.precision) == (kind, precision):
+                return graph
+        made = ", ".join(f"{graph.kind} {graph.precision}" for graph in self.graphs) or "none"
+        raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}")
+
+    def write(self, folder: Path) -> None:
+        content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        (folder / NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the bundle in `folder`; BundleError says what is wrong with it."""
+    path = folder / NAME
+    content = read_object(path)
+    version = content.get("schema_version")
+    if not isinstance(version, int) or version < 1:
+        raise BundleError(f"{path} has no valid schema_version (got {version!r}); export the bundle again")
+    if version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema_version {version}, this gpt2-onnx reads 1 to {SCHEMA_VERSION}; "
+            "upgrade it: pip install --upgrade gpt2-onnx"
+        )
+    try:
+        return parse(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path} is damaged ({error}); export the bundle again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file whose top is an object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} is damaged: its top is not a JSON object")
+    return content
+
+
+def parse(content: dict[str, Any]) -> Manifest:
+    files = {checked_path(path): build(FileRecord, record) for path, record in content["files"].items()}
+    graphs = tuple(build(Graph, graph) for graph in content["graphs"])
+    for graph in graphs:
+        if graph.path not in files:
+            raise ValueError(f"graph {graph.path!r} is not among its files")
+    return Manifest(
+        source=build(Source, content["source"]),
+        architecture=build(Architecture, content["architecture"]),
+        graphs=graphs,
+        files=files,
+        made_with=content["made_with"],
+        parity=content["parity"],
+    )
+
+
+def build(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from JSON, every field present and of its type; keys that it lacks are left for newer readers."""
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for name in names:
+        expected = get_origin(hints[name]) or hints[name]
+        if not isinstance(values[name], expected) or (expected is int and isinstance(values[name], bool)):
+            raise TypeError(f"{kind.__name__}.{name} is {values[name]!r}, not {expected.__name__}")
+    return kind(**{name: values[name] for name in names})
+
+
+def checked_path(path: str) -> str:
+    """A relative path that stays within the bundle."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or "\\" in path or ":" in path or ".." in parts:
+        raise ValueError(f"file {path!r} lies outside the bundle")
+    return path

@@ -1,0 +1,43 @@
+"""ONNX Runtime: whether it is installed as it should be, and its import without telemetry."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+WHEELS = ("onnxruntime", "onnxruntime-gpu")
+COMMANDS = {"-m", "gpt2-onnx", "gpt2-onnx.exe"}
+
+
+def ensure_onnxruntime() -> None:
+    """Raise ImportError, naming the fix, unless exactly one ONNX Runtime is there to be imported."""
+    if all(is_installed(wheel) for wheel in WHEELS):
+        raise ImportError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            'keep one: pip uninstall -y onnxruntime onnxruntime-gpu && pip install "gpt2-onnx[cpu]" (or [gpu])'
+        )
+    if importlib.util.find_spec("onnxruntime.capi") is None:
+        raise ImportError('no ONNX Runtime is installed; install one: pip install "gpt2-onnx[cpu]" (or [gpu] for CUDA)')
+
+
+def load_onnxruntime() -> ModuleType:
+    """The onnxruntime module, imported with its telemetry off unless the user has set that variable."""
+    ensure_onnxruntime()
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the module is imported
+    return importlib.import_module("onnxruntime")
+
+
+def is_installed(wheel: str) -> bool:
+    try:
+        metadata.distribution(wheel)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def started_as_command() -> bool:
+    """Whether this process is `python -m …` (still locating its module) or the installed `gpt2-onnx`."""
+    return bool(sys.argv) and Path(sys.argv[0]).name in COMMANDS

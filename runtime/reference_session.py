@@ -1,0 +1,66 @@
+"""The reference graph: every logit, hidden state, attention map, key and value, as PyTorch returns them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.manifest import Architecture
+from runtime.session import make_session
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+class ReferenceSession:
+    """One session over model.onnx."""
+
+    def __init__(self, path: Path, architecture: Architecture, *, device: str, threads: int | None) -> None:
+        self._session = make_session(path, device=device, threads=threads)
+        self._architecture = architecture
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(
+        self,
+        input_ids: NDArray[np.int64],
+        *,
+        attention_mask: NDArray[np.int64] | None = None,
+        past: Arrays | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Every output by name.
+
+        Args:
+            input_ids: [B, S].
+            attention_mask: [B, P+S], 0 where a row is padded on its left; all ones by default.
+            past: `present.N.key` and `.value` [B, H, P, D] of the run before; empty by default.
+
+        Returns:
+            `logits` [B, S, V], `present.N.key` and `.value` [B, H, P+S, D], `hidden_states.N` [B, S, C] and
+            `attentions.N` [B, H, S, P+S].
+        """
+        past = past or self._empty_past(len(input_ids))
+        sequence_length = input_ids.shape[1]
+        total = past["present.0.key"].shape[2] + sequence_length
+        mask = np.ones((len(input_ids), total), np.int64) if attention_mask is None else attention_mask
+        feed = {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "position_ids": position_ids(mask)[:, -sequence_length:],
+            **{name.replace("present.", "past_key_values."): past[name] for name in self._cache_names()},
+        }
+        return dict(zip(self._outputs, self._session.run(self._outputs, feed), strict=True))
+
+    def _cache_names(self) -> list[str]:
+        layers = range(self._architecture.n_layer)
+        return [f"present.{layer}.{part}" for layer in layers for part in ("key", "value")]
+
+    def _empty_past(self, batch: int) -> Arrays:
+        empty = np.zeros((batch, self._architecture.n_head, 0, self._architecture.head_size), np.float32)
+        return dict.fromkeys(self._cache_names(), empty)
+
+
+def position_ids(attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions [B, P+S] that count real tokens only; padding gets 1, as in transformers' generate."""
+    positions = attention_mask.cumsum(axis=1) - 1
+    positions[attention_mask == 0] = 1
+    return positions

@@ -1,0 +1,149 @@
+"""Checkpoints, their bundles, and PyTorch's outputs for both, worked out here and not by the code under test."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+from export.pipeline import export_bundle
+from runtime.bundle import open_bundle
+from runtime.decode_session import DecodeSession
+from runtime.reference_session import ReferenceSession
+
+TINY = {"vocab_size": 8192, "n_positions": 96, "n_embd": 32, "n_layer": 3, "n_head": 4}
+TEXT = (
+    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
+    "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, "
+    "this truth is so well fixed in the minds of the surrounding families, that he is considered as the rightful "
+    "property of some one or other of their daughters."
+)
+
+
+@dataclass
+class Pair:
+    """One checkpoint, as PyTorch runs it and as its bundle does."""
+
+    checkpoint: Path
+    bundle: Path
+
+    def __post_init__(self) -> None:
+        self.float32 = load_model(self.checkpoint, torch.float32)
+        self.truth = load_model(self.checkpoint, torch.float64)
+        self.tokenizer = GPT2TokenizerFast.from_pretrained(self.checkpoint)
+        opened = open_bundle(self.bundle)
+        self.architecture = opened.manifest.architecture
+        settings: dict[str, Any] = {"device": "cpu", "threads": 2}
+        self.reference = ReferenceSession(opened.graph_path("reference"), self.architecture, **settings)
+        self.decode = DecodeSession(opened.graph_path("decode"), self.architecture, **settings)
+
+    def text_ids(self, length: int) -> np.ndarray:
+        """[1, length] ids of English text."""
+        return np.resize(np.array(self.tokenizer(TEXT)["input_ids"]), (1, length))
+
+    @cached_property
+    def noise(self) -> dict[str, float]:
+        """For each tensor the largest relative error of PyTorch's own float32 over texts of several lengths."""
+        largest: dict[str, float] = {}
+        for length in (1, 2, 7, 16, 24, 31):
+            float32, truth = (named(run_pytorch(model, self.text_ids(length))) for model in (self.float32, self.truth))
+            for name, true in truth.items():
+                last = [relative(float32[name][:, -1], true[:, -1])] if name == "logits" else []
+                largest[name] = max(largest.get(name, 0.0), relative(float32[name], true), *last)
+        return largest
+
+    def assert_close(self, outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray], what: str) -> None:
+        """Every tensor of the truth is there, at most twice as far from it as PyTorch's float32 gets (floor 1e-6)."""
+        assert outputs.keys() == truth.keys()
+        for name, true in truth.items():
+            error, bound = relative(outputs[name], true), max(2 * self.noise[name], 1e-6)
+            assert error <= bound, f"{what}: {name} is off by {error:.2e}, allowed are {bound:.2e}"
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
+    """In float64 the attention must not go through float32, as reorder_and_upcast_attn would have it."""
+    config = GPT2Config.from_pretrained(folder, attn_implementation="eager")
+    if dtype == torch.float64:
+        config.reorder_and_upcast_attn = False
+    return GPT2LMHeadModel.from_pretrained(folder, config=config, dtype=dtype).eval()
+
+
+def relative(array: np.ndarray, truth: np.ndarray) -> float:
+    assert array.shape == truth.shape
+    return float(np.linalg.norm(array - truth) / np.linalg.norm(truth))
+
+
+def run_pytorch(model: GPT2LMHeadModel, ids: np.ndarray, mask: np.ndarray | None = None, past: Any = None) -> Any:
+    """One forward pass with everything that a model can return; a mask makes positions count real tokens only."""
+    positions = None
+    if mask is not None:
+        mask = torch.from_numpy(mask)
+        positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)[:, -ids.shape[1] :]
+    flags = {"use_cache": True, "output_hidden_states": True, "output_attentions": True}
+    with torch.no_grad():
+        return model(torch.from_numpy(ids), attention_mask=mask, position_ids=positions, past_key_values=past, **flags)
+
+
+def named(result: Any) -> dict[str, np.ndarray]:
+    """PyTorch's outputs under the names of the design."""
+    arrays = {"logits": result.logits}
+    for n, layer in enumerate(result.past_key_values.layers):
+        arrays[f"present.{n}.key"], arrays[f"present.{n}.value"] = layer.keys, layer.values
+    arrays |= {f"hidden_states.{n}": state for n, state in enumerate(result.hidden_states)}
+    arrays |= {f"attentions.{n}": attention for n, attention in enumerate(result.attentions)}
+    return {name: array.numpy() for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="session")
+def pytorch() -> Callable[..., Any]:
+    return run_pytorch
+
+
+@pytest.fixture(scope="session")
+def names() -> Callable[[Any], dict[str, np.ndarray]]:
+    return named
+
+
+def make_checkpoint(folder: Path, tokenizer: Path, **config: Any) -> Path:
+    """A seeded GPT-2 in `folder` whose every parameter matters: norms and biases are not ones and zeros."""
+    torch.manual_seed(7)
+    model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **config))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    GPT2TokenizerFast.from_pretrained(tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def seeded_checkpoint(novelist: Path) -> Callable[..., Path]:
+    """Make a seeded checkpoint in a folder: tiny, but for what is overridden."""
+    return lambda folder, **config: make_checkpoint(folder, novelist, **{**TINY, **config})
+
+
+@pytest.fixture(scope="session")
+def make_pair(tmp_path_factory: pytest.TempPathFactory, seeded_checkpoint: Callable[..., Path]) -> Callable[..., Pair]:
+    """A seeded checkpoint and its bundle, made once for each set of overrides."""
+    made: dict[str, Pair] = {}
+
+    def make(**config: Any) -> Pair:
+        key = repr(sorted(config.items()))
+        if key not in made:
+            folder = tmp_path_factory.mktemp("pair")
+            checkpoint = seeded_checkpoint(folder / "checkpoint", **config)
+            export_bundle(str(checkpoint), folder / "bundle")
+            made[key] = Pair(checkpoint, folder / "bundle")
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shipped(novelist: Path, bundle: Path) -> Pair:
+    return Pair(novelist, bundle)
