@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
-from rich.console import Console
-
+from export.errors import ExportError
+from export.staging import check_output
 from runtime.cli.arguments import OneLineParser
 
 
@@ -37,13 +38,22 @@ def make_parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     quiet_libraries()
     try:
-        from export.errors import ExportError
-        from export.parity.report import make_table
-        from export.pipeline import export_bundle
+        check_output(Path(options.output), force=options.force)  # before the seconds that the imports take
+    except ExportError as error:
+        fail(str(error), 1)
+    try:
+        from export.progress import Steps
+
+        steps = Steps()
+        with steps.step("Loading PyTorch and optimum"):
+            from export.parity.report import make_table
+            from export.pipeline import export_bundle
     except ImportError as error:
         fail(f'{error}; export needs its extra: pip install "gpt2-onnx[export,cpu]"', 1)
     try:
-        report = export_bundle(options.checkpoint, options.output, revision=options.revision, force=options.force)
+        report = export_bundle(
+            options.checkpoint, options.output, revision=options.revision, force=options.force, steps=steps
+        )
     except ExportError as error:
         fail(str(error), 1)
     except OSError as error:
@@ -51,6 +61,8 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(report.as_manifest(), indent=2))
         return
+    from rich.console import Console
+
     Console().print(make_table(report), report.greedy_line(), "", sep="\n")
     print(f'{options.output} is ready: python -m runtime complete --model {options.output} "Once upon a time"')
 

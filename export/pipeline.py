@@ -10,7 +10,7 @@ from export.model_card import write_model_card
 from export.parity.report import Report, make_table
 from export.parity.verify import verify_bundle
 from export.progress import Steps
-from export.staging import check_output, staged
+from export.staging import staged
 from runtime.bundle import open_bundle
 
 
@@ -37,10 +37,9 @@ def export_bundle(
         >>> export.export_bundle("models/novelist", "models/novelist-onnx")  # doctest: +SKIP
     """
     steps, output = steps or Steps(), Path(output).expanduser()
-    check_output(output, force=force)
-    with steps.step("Finding the checkpoint"):
-        source = find_checkpoint(checkpoint, revision=revision)
     with staged(output, force=force) as folder:
+        with steps.step("Finding the checkpoint"):
+            source = find_checkpoint(checkpoint, revision=revision)
         with steps.step("Writing config and tokenizer"):
             write_settings(source, folder)
         with steps.step("Writing the weights"):

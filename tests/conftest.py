@@ -1,7 +1,9 @@
-"""The bundle that most tests use: the shipped checkpoint, exported once a run."""
+"""The checkpoints and the bundle that most tests use. Without torch only `bundle` is to be had."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,4 +29,28 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("bundles") / "novelist"
     export_bundle(str(ROOT / "models" / "novelist"), folder)
+    return folder
+
+
+TINY = {"vocab_size": 8192, "n_positions": 96, "n_embd": 32, "n_layer": 3, "n_head": 4}
+
+
+@pytest.fixture(scope="session")
+def seeded_checkpoint(novelist: Path) -> Callable[..., Path]:
+    """Make a seeded checkpoint in a folder: tiny, but for what is overridden; needs torch."""
+    return lambda folder, **config: make_checkpoint(folder, novelist, **{**TINY, **config})
+
+
+def make_checkpoint(folder: Path, tokenizer: Path, **config: Any) -> Path:
+    """A seeded GPT-2 in `folder` whose every parameter matters: norms and biases are not ones and zeros."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+    torch.manual_seed(7)
+    model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **config))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    GPT2TokenizerFast.from_pretrained(tokenizer).save_pretrained(folder)
     return folder

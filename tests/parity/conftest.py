@@ -16,7 +16,6 @@ from runtime.bundle import open_bundle
 from runtime.decode_session import DecodeSession
 from runtime.reference_session import ReferenceSession
 
-TINY = {"vocab_size": 8192, "n_positions": 96, "n_embd": 32, "n_layer": 3, "n_head": 4}
 TEXT = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
     "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, "
@@ -38,7 +37,7 @@ class Pair:
         self.tokenizer = GPT2TokenizerFast.from_pretrained(self.checkpoint)
         opened = open_bundle(self.bundle)
         self.architecture = opened.manifest.architecture
-        settings: dict[str, Any] = {"device": "cpu", "threads": 2}
+        settings: dict[str, Any] = {"device": "cpu", "threads": None}
         self.reference = ReferenceSession(opened.graph_path("reference"), self.architecture, **settings)
         self.decode = DecodeSession(opened.graph_path("decode"), self.architecture, **settings)
 
@@ -107,24 +106,6 @@ def pytorch() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def names() -> Callable[[Any], dict[str, np.ndarray]]:
     return named
-
-
-def make_checkpoint(folder: Path, tokenizer: Path, **config: Any) -> Path:
-    """A seeded GPT-2 in `folder` whose every parameter matters: norms and biases are not ones and zeros."""
-    torch.manual_seed(7)
-    model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **config))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
-    GPT2TokenizerFast.from_pretrained(tokenizer).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def seeded_checkpoint(novelist: Path) -> Callable[..., Path]:
-    """Make a seeded checkpoint in a folder: tiny, but for what is overridden."""
-    return lambda folder, **config: make_checkpoint(folder, novelist, **{**TINY, **config})
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,131 @@
+"""What a bundle holds, and that other people's software loads it unchanged."""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from transformers import AutoTokenizer, GPT2LMHeadModel
+
+import runtime
+
+FILES = {
+    "README.md",
+    "config.json",
+    "genai_config.json",
+    "generation_config.json",
+    "manifest.json",
+    "onnx/decode.onnx",
+    "onnx/model.onnx",
+    "onnx/model.onnx_data",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+PROMPT = "The old house stood at the end of the lane"
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def expected(novelist):
+    """(prompt ids, greedy ids) by transformers."""
+    model, tokenizer = GPT2LMHeadModel.from_pretrained(novelist), AutoTokenizer.from_pretrained(novelist)
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=COUNT, pad_token_id=0)
+    length = inputs.input_ids.shape[1]
+    return output[0, :length].tolist(), output[0, length:].tolist()
+
+
+def test_it_holds_these_files_and_the_manifest_lists_them(bundle):
+    paths = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
+    assert paths.keys() == FILES
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["schema_version"] == 1
+    assert manifest["files"] == {
+        name: {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for name, path in paths.items()
+        if name != "manifest.json"
+    }
+
+
+def test_the_manifest_says_what_was_exported(bundle, novelist):
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    weights = hashlib.sha256((novelist / "model.safetensors").read_bytes()).hexdigest()
+    assert manifest["source"] == {"id": "novelist", "revision": "", "weights_sha256": weights}
+    config = json.loads((novelist / "config.json").read_text())
+    architecture = manifest["architecture"]
+    assert {name: architecture[name] for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")} == {
+        name: config[name] for name in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+    }
+    assert architecture["parameters"] == GPT2LMHeadModel.from_pretrained(novelist).num_parameters()
+    assert manifest["parity"]["passed"] is True
+    assert manifest["made_with"].keys() >= {"gpt2-onnx", "torch", "transformers", "optimum", "onnx", "onnxruntime"}
+
+
+def test_config_json_is_the_checkpoints_and_points_transformers_js_to_the_weights(bundle, novelist):
+    written, given = (json.loads((folder / "config.json").read_text()) for folder in (bundle, novelist))
+    assert written["transformers.js_config"] == {"use_external_data_format": True}
+    assert {name: written[name] for name in given if name not in ("transformers_version", "dtype")} == {
+        name: given[name] for name in given if name not in ("transformers_version", "dtype")
+    }
+
+
+def test_the_reference_graph_has_the_documented_inputs_and_outputs(bundle):
+    graph = onnx.load(bundle / "onnx" / "model.onnx", load_external_data=False)
+    assert graph.opset_import[0].version == 18
+    layers, cache = range(6), [f"{n}.{part}" for n in range(6) for part in ("key", "value")]
+    assert {value.name for value in graph.graph.input} == {
+        "input_ids",
+        "attention_mask",
+        "position_ids",
+        *(f"past_key_values.{name}" for name in cache),
+    }
+    assert [value.name for value in graph.graph.output] == [
+        "logits",
+        *(f"present.{name}" for name in cache),
+        *(f"hidden_states.{n}" for n in range(7)),
+        *(f"attentions.{n}" for n in layers),
+    ]
+
+
+def test_the_decode_graph_has_the_documented_inputs_and_outputs(bundle):
+    graph = onnx.load(bundle / "onnx" / "decode.onnx", load_external_data=False).graph
+    cache = [f"{n}.{part}" for n in range(6) for part in ("key", "value")]
+    integers = ["input_ids", "position_ids", "seqlens_k", "total_sequence_length"]
+    assert [value.name for value in graph.input] == [*integers, *(f"past_key_values.{name}" for name in cache)]
+    assert [value.name for value in graph.output] == ["next_token", "logits", *(f"present.{name}" for name in cache)]
+    types = {value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.output]}
+    assert types["input_ids"] == types["position_ids"] == types["next_token"] == onnx.TensorProto.INT64
+    assert types["seqlens_k"] == types["total_sequence_length"] == onnx.TensorProto.INT32
+
+
+def test_the_runtime_says_what_transformers_says(bundle, expected):
+    completion = runtime.load(bundle).complete(PROMPT, max_new_tokens=COUNT)
+    assert list(completion.token_ids) == expected[1]
+
+
+def test_optimum_loads_it(bundle, expected):
+    from optimum.onnxruntime import ORTModelForCausalLM
+
+    model = ORTModelForCausalLM.from_pretrained(bundle, subfolder="onnx", file_name="model.onnx")
+    inputs = AutoTokenizer.from_pretrained(bundle)(PROMPT, return_tensors="pt")
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=COUNT, pad_token_id=0)[0].tolist()
+    assert output == expected[0] + expected[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="onnxruntime-genai is tested on Linux alone")
+def test_onnxruntime_genai_loads_it(bundle, expected):
+    genai = pytest.importorskip("onnxruntime_genai")
+    model = genai.Model(str(bundle))
+    prompt_ids = genai.Tokenizer(model).encode(PROMPT)
+    assert np.array(prompt_ids).tolist() == expected[0]
+    parameters = genai.GeneratorParams(model)
+    parameters.set_search_options(max_length=len(prompt_ids) + COUNT)
+    generator = genai.Generator(model, parameters)
+    generator.append_tokens(prompt_ids)
+    tokens = []
+    while not generator.is_done():
+        generator.generate_next_token()
+        tokens.append(int(generator.get_next_tokens()[0]))
+    assert tokens == expected[1]

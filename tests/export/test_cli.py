@@ -1,0 +1,93 @@
+"""`python -m export` as its user meets it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def export(*arguments, **options):
+    command = [sys.executable, "-m", "export", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, seeded_checkpoint):
+    return seeded_checkpoint(tmp_path_factory.mktemp("cli") / "tiny")
+
+
+def test_it_shows_its_steps_and_a_table_and_says_what_to_do_next(checkpoint, tmp_path):
+    done = export(checkpoint, "--output", tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Verifying against PyTorch +\d+\.\d s", done.stderr)
+    assert len(re.findall(r"pass", done.stdout)) == 8  # a line a family of tensors
+    assert re.search(r"greedy: (\d+) of \1 tokens over 5 prompts as PyTorch's", done.stdout)
+    command = re.search(r"python -m (runtime complete .*)", done.stdout)[1]
+    assert str(tmp_path / "bundle") in command
+    again = export(checkpoint, "--output", tmp_path / "bundle")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.count("\n") == 1
+    assert "exists; choose another --output, or replace it with --force" in again.stderr
+    report = export(checkpoint, "--output", tmp_path / "bundle", "--force", "--json")
+    assert json.loads(report.stdout)["passed"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "the following arguments are required: CHECKPOINT, --output"),
+        (["gpt2"], 2, "the following arguments are required: --output"),
+        (["./nowhere", "--output", "out"], 1, "no folder at ./nowhere, and it is no Hub id"),
+        ([".", "--output", "out"], 1, "it has no config.json"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, code, message, tmp_path):
+    done = export(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graphs_that_do_not_compute_the_checkpoint_are_not_written(checkpoint, tmp_path):
+    """The bound set to nothing, as if the graphs were wrong: everything else is the real thing."""
+    script = (
+        "import sys, export.parity.report as report; report.FACTOR = report.FLOOR = 1e-12; "
+        "from export.cli import main; main()"
+    )
+    command = [sys.executable, "-c", script, str(checkpoint), "--output", str(tmp_path / "bundle")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "FAIL" in done.stderr
+    assert "do not compute what PyTorch computes; nothing was written" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_export_leaves_nothing(checkpoint, tmp_path, sign):
+    command = [sys.executable, "-m", "export", str(checkpoint), "--output", str(tmp_path / "out" / "bundle")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("out/.bundle.*")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert list(tmp_path.glob("out/.bundle.*"))
+        process.send_signal(sign)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode in (130, 143)
+    assert "Traceback" not in errors
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_checkpoint_in_a_read_only_place_is_exported(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "read-only")
+    folder.chmod(0o500)
+    assert export(folder, "--output", tmp_path / "bundle").returncode == 0
