@@ -2,7 +2,9 @@
 
 import hashlib
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 from runtime.errors import BundleError
 from runtime.external_data import external_data_locations
 from runtime.manifest import NAME, FileRecord, Manifest, read_manifest, read_object
+
+WEIGHTS_SUFFIX = ".onnx_data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +51,46 @@ class Bundle:
 
 
 def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
-    """Read the manifest and check that every file is there with its size and, if `verify`, its SHA-256."""
+    """Read the manifest and check that every file is there with its size and, if `verify`, its SHA-256.
+
+    The weights are the exception: they are the bulk, and nothing reads meaning into them. `weights_verified` hashes
+    them while a session takes them in.
+    """
     folder = Path(path).expanduser()
     find_manifest(folder)
-    manifest = read_manifest(folder)
-    bundle = Bundle(folder, manifest)
-    for name, record in manifest.files.items():
+    bundle = Bundle(folder, read_manifest(folder))
+    for name, record in bundle.manifest.files.items():
         check_size(folder / name, record)
     if verify:
-        list(verify_hashes(bundle))
+        list(verify_hashes(bundle, parsed_files(bundle.manifest)))
     return bundle
 
 
-def verify_hashes(bundle: Bundle) -> Iterator[tuple[str, FileRecord]]:
+@contextmanager
+def weights_verified(bundle: Bundle, *, verify: bool) -> Iterator[None]:
+    """Hash the weights while the block makes a session; it ends with BundleError if they are not the manifest's.
+
+    One after the other, hashing and loading 498 MB took 0.35 s and 0.60 s on two CPUs.
+    """
+    weights = bundle.manifest.files.keys() - parsed_files(bundle.manifest) if verify else ()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        verdict = pool.submit(lambda: list(verify_hashes(bundle, weights)))
+        try:
+            yield
+        finally:
+            verdict.result()  # comes before whatever damaged weights led to
+
+
+def verify_hashes(bundle: Bundle, names: Iterable[str]) -> Iterator[tuple[str, FileRecord]]:
     """Read one file after the other, yielding each whose SHA-256 is the manifest's."""
-    for name, record in bundle.manifest.files.items():
-        check_hash(bundle.folder / name, record)
-        yield name, record
+    for name in names:
+        check_hash(bundle.folder / name, bundle.manifest.files[name])
+        yield name, bundle.manifest.files[name]
+
+
+def parsed_files(manifest: Manifest) -> list[str]:
+    """Everything but weights."""
+    return [name for name in manifest.files if not name.endswith(WEIGHTS_SUFFIX)]
 
 
 def find_manifest(folder: Path) -> None:

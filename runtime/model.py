@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from runtime.bundle import Bundle, open_bundle
+from runtime.bundle import Bundle, open_bundle, weights_verified
 from runtime.completion import Completion, FinishReason
 from runtime.decode_session import DecodeSession
 from runtime.generation import generate
@@ -103,7 +103,8 @@ def load(
     """
     device, threads = check_device(device), check_threads(threads)
     bundle = open_bundle(find_model(path), verify=verify)
-    model = Model(bundle, device=device, threads=threads)
+    with weights_verified(bundle, verify=verify):
+        model = Model(bundle, device=device, threads=threads)
     logger.info("%s runs on %s", bundle.folder, device)
     return model
 

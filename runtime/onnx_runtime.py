@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import os
 import sys
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -31,11 +30,9 @@ def load_onnxruntime() -> ModuleType:
 
 
 def is_installed(wheel: str) -> bool:
-    try:
-        metadata.distribution(wheel)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    """Whether a wheel's record lies on the path; importlib.metadata says the same, but takes 30 ms to import."""
+    pattern = f"{wheel.replace('-', '_')}-*.dist-info"
+    return any(any(Path(entry).glob(pattern)) for entry in sys.path if entry)
 
 
 def started_as_command() -> bool:

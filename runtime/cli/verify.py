@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
 
     bundle = open_bundle(find_model(options.model), verify=False)
     started = time.perf_counter()
-    for name, record in verify_hashes(bundle):
+    for name, record in verify_hashes(bundle, bundle.manifest.files):
         report(f"  {name:<28} {record.size:>15,} bytes  ok")
     report(f"  {len(bundle.manifest.files)} files in {time.perf_counter() - started:.1f} s")
     bundle.graph_path("reference")

@@ -1,0 +1,208 @@
+"""Greedy decoding and cold start: this runtime against transformers, on the same checkpoint, in one run.
+
+    python benchmarks/decode.py                 # a seeded GPT-2 small, made once in build/benchmarks
+    python benchmarks/decode.py --checkpoint models/novelist --json
+
+Each side has a process of its own, so that neither's threads are in the other's way, and the two take turns: A B A B …
+A ratio is that of one turn's pair. Cold start is from the start of a fresh process to its first token on a pipe.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROOT = Path(__file__).parent.parent
+WORK = ROOT / "build" / "benchmarks"
+PROMPT = (
+    "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
+    "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, this "
+    "truth is so well fixed in the minds of the surrounding families"
+)
+SIDES = ("gpt2-onnx", "transformers")
+PAUSE = 0.5  # seconds between turns, for the other side's threads to stop spinning
+
+# in a process of its own: a child's peak memory counts from that of the parent that started it
+SEEDED = """
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+torch.manual_seed(0)
+GPT2LMHeadModel(GPT2Config(bos_token_id=50256, eos_token_id=50256)).save_pretrained({folder!r})
+GPT2TokenizerFast.from_pretrained({tokenizer!r}).save_pretrained({folder!r})
+"""
+COMPILED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as pip installs
+COLD = {
+    "gpt2-onnx": "import runtime; print(runtime.complete({prompt!r}, model={bundle!r}, max_new_tokens=1).token_ids)",
+    "transformers": "from transformers import AutoModelForCausalLM, AutoTokenizer; "
+    "t = AutoTokenizer.from_pretrained({checkpoint!r}); m = AutoModelForCausalLM.from_pretrained({checkpoint!r}); "
+    "i = t({prompt!r}, return_tensors='pt'); "
+    "print(m.generate(**i, max_new_tokens=1, do_sample=False, pad_token_id=0)[0, -1:].tolist())",
+}
+
+
+def main() -> None:
+    options = parse_arguments()
+    if options.worker:
+        work(options)
+        return
+    checkpoint = options.checkpoint or seeded_gpt2()
+    bundle = exported(checkpoint)
+    speeds, same = measure_decoding(checkpoint, bundle, options)
+    starts, memory = measure_cold_start(checkpoint, bundle, options)
+    results = {"tokens per second": speeds, "cold start, s": starts, "peak memory of a cold start, MiB": memory}
+    if options.json:
+        print(json.dumps({"machine": machine(), "same_tokens": same, "results": results}, indent=2))
+        return
+    console = Console(width=110)
+    console.print(f"{checkpoint.name}, float32, batch 1, {options.tokens} greedy tokens, {options.threads} threads")
+    console.print(f"{machine()}\ntokens of both sides {'are equal' if same else 'DIFFER'}\n")
+    console.print(make_table(results))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder; by default a seeded GPT-2 small")
+    parser.add_argument("--tokens", type=int, default=128, help="greedy tokens a turn (default: 128)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each side (default: 7)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all there are")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def seeded_gpt2() -> Path:
+    """GPT-2 small's architecture with seeded weights, and the shipped tokenizer."""
+    folder = WORK / "gpt2-small-seeded"
+    if not (folder / "model.safetensors").exists():
+        script = SEEDED.format(folder=str(folder), tokenizer=str(ROOT / "models" / "novelist"))
+        subprocess.run([sys.executable, "-c", script], check=True)
+    return folder
+
+
+def exported(checkpoint: Path) -> Path:
+    bundle = WORK / f"{checkpoint.name}-onnx"
+    if not bundle.exists():
+        subprocess.run([sys.executable, "-m", "export", checkpoint, "--output", bundle], check=True, stdout=sys.stderr)
+    return bundle
+
+
+def work(options: argparse.Namespace) -> None:
+    """A side's process: load, then complete once a line on standard input, answering with seconds and tokens."""
+    side, folder = options.worker
+    complete = runtime_side(folder, options) if side == SIDES[0] else transformers_side(folder, options)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        tokens = complete()
+        print(json.dumps([time.perf_counter() - started, tokens]), flush=True)
+
+
+def runtime_side(folder: str, options: argparse.Namespace):
+    import runtime
+
+    model = runtime.load(folder, threads=options.threads)
+    return lambda: list(model.complete(PROMPT, max_new_tokens=options.tokens).token_ids)
+
+
+def transformers_side(folder: str, options: argparse.Namespace):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(options.threads)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    settings = {"do_sample": False, "max_new_tokens": options.tokens, "pad_token_id": 0}
+    return lambda: model.generate(**inputs, **settings)[0, inputs.input_ids.shape[1] :].tolist()
+
+
+def measure_decoding(
+    checkpoint: Path, bundle: Path, options: argparse.Namespace
+) -> tuple[dict[str, list[float]], bool]:
+    """Tokens per second of each side's turns, and whether both said the same."""
+    folders = dict(zip(SIDES, (bundle, checkpoint), strict=True))
+    workers = {side: start_worker(side, folder, options) for side, folder in folders.items()}
+    speeds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for side in SIDES:
+        ask(workers[side])  # the first turn warms up and is not counted
+    for _ in track(range(options.rounds), description="decoding", console=Console(stderr=True)):
+        said = {}
+        for side in SIDES:
+            time.sleep(PAUSE)
+            seconds, said[side] = ask(workers[side])
+            speeds[side].append(len(said[side]) / seconds)
+    for worker in workers.values():
+        worker.communicate()
+    return speeds, said[SIDES[0]] == said[SIDES[1]]
+
+
+def start_worker(side: str, folder: Path, options: argparse.Namespace) -> subprocess.Popen:
+    command = [sys.executable, __file__, "--worker", side, str(folder)]
+    command += ["--tokens", str(options.tokens), "--threads", str(options.threads)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(worker: subprocess.Popen) -> tuple[float, list[int]]:
+    worker.stdin.write("go\n")
+    worker.stdin.flush()
+    seconds, tokens = json.loads(worker.stdout.readline())
+    return seconds, tokens
+
+
+def measure_cold_start(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> tuple[dict, dict]:
+    """Seconds to the first token and MiB of peak memory, of each fresh process."""
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    memory: dict[str, list[float]] = {side: [] for side in SIDES}
+    for turn in track(range(options.rounds + 1), description="cold start", console=Console(stderr=True)):
+        for side in SIDES:
+            script = COLD[side].format(prompt=PROMPT, bundle=str(bundle), checkpoint=str(checkpoint))
+            started = time.perf_counter()
+            process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT, env=COMPILED)
+            process.stdout.readline()
+            elapsed = time.perf_counter() - started
+            _, _, usage = os.wait4(process.pid, 0)
+            process.stdout.close()
+            process.returncode = 0
+            if turn:  # the first fills the page cache
+                seconds[side].append(elapsed)
+                memory[side].append(usage.ru_maxrss / 1024)
+    return seconds, memory
+
+
+def make_table(results: dict[str, dict[str, list[float]]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("median (min to max)", *SIDES, "ratio of the pairs"):
+        table.add_column(heading, justify="left" if heading.startswith("median") else "right", no_wrap=True)
+    for name, sides in results.items():
+        ratios = [ours / theirs for ours, theirs in zip(*(sides[side] for side in SIDES), strict=True)]
+        table.add_row(name, *(spread(sides[side]) for side in SIDES), spread(ratios))
+    return table
+
+
+def spread(values: Sequence[float]) -> str:
+    digits = 0 if min(values) > 100 else 2
+    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low} to {high})"
+
+
+def machine() -> str:
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    from importlib.metadata import version
+
+    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "torch", "transformers"))
+    return f"{names[0] if names else platform.processor()}, {len(names)} CPUs, {versions}"
+
+
+if __name__ == "__main__":
+    main()
