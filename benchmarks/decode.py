@@ -22,9 +22,8 @@ from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from seeded import ROOT, WORK, seeded_checkpoint
 
-ROOT = Path(__file__).parent.parent
-WORK = ROOT / "build" / "benchmarks"
 PROMPT = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
     "wife. However little known the feelings or views of such a man may be on his first entering a neighbourhood, this "
@@ -33,14 +32,6 @@ PROMPT = (
 SIDES = ("gpt2-onnx", "transformers")
 PAUSE = 0.5  # seconds between turns, for the other side's threads to stop spinning
 
-# in a process of its own: a child's peak memory counts from that of the parent that started it
-SEEDED = """
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
-torch.manual_seed(0)
-GPT2LMHeadModel(GPT2Config(bos_token_id=50256, eos_token_id=50256)).save_pretrained({folder!r})
-GPT2TokenizerFast.from_pretrained({tokenizer!r}).save_pretrained({folder!r})
-"""
 COMPILED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as pip installs
 COLD = {
     "gpt2-onnx": "import runtime; print(runtime.complete({prompt!r}, model={bundle!r}, max_new_tokens=1).token_ids)",
@@ -56,7 +47,7 @@ def main() -> None:
     if options.worker:
         work(options)
         return
-    checkpoint = options.checkpoint or seeded_gpt2()
+    checkpoint = options.checkpoint or seeded_checkpoint("small")
     bundle = exported(checkpoint)
     speeds, same = measure_decoding(checkpoint, bundle, options)
     starts, memory = measure_cold_start(checkpoint, bundle, options)
@@ -79,15 +70,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def seeded_gpt2() -> Path:
-    """GPT-2 small's architecture with seeded weights, and the shipped tokenizer."""
-    folder = WORK / "gpt2-small-seeded"
-    if not (folder / "model.safetensors").exists():
-        script = SEEDED.format(folder=str(folder), tokenizer=str(ROOT / "models" / "novelist"))
-        subprocess.run([sys.executable, "-c", script], check=True)
-    return folder
 
 
 def exported(checkpoint: Path) -> Path:

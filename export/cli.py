@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from export.errors import ExportError
 from export.staging import check_output
-from runtime.cli.arguments import OneLineParser
+from runtime.cli.arguments import OneLineParser, one_line
 
 
 def main() -> None:
@@ -76,5 +76,5 @@ def quiet_libraries() -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    print(f"gpt2-onnx-export: {message}", file=sys.stderr)
+    print(f"gpt2-onnx-export: {one_line(message)}", file=sys.stderr)
     sys.exit(code)

@@ -56,8 +56,7 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     The weights are the exception: they are the bulk, and nothing reads meaning into them. `weights_verified` hashes
     them while a session takes them in.
     """
-    folder = Path(path).expanduser()
-    find_manifest(folder)
+    folder = find_folder(path)
     bundle = Bundle(folder, read_manifest(folder))
     for name, record in bundle.manifest.files.items():
         check_size(folder / name, record)
@@ -93,9 +92,14 @@ def parsed_files(manifest: Manifest) -> list[str]:
     return [name for name in manifest.files if not name.endswith(WEIGHTS_SUFFIX)]
 
 
-def find_manifest(folder: Path) -> None:
-    if (folder / NAME).is_file():
-        return
+def find_folder(path: str | Path) -> Path:
+    """The folder at `path`, if there is a manifest in it."""
+    try:
+        folder = Path(path).expanduser()
+        if (folder / NAME).is_file():
+            return folder
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such home, a NUL
+        raise BundleError(f"no bundle at {path}: {error}") from None
     if (folder / "config.json").is_file():
         raise BundleError(f"{folder} is a checkpoint, not a bundle; make one: python -m export {folder} --output DIR")
     what = f"{folder} is not a bundle (it has no {NAME})" if folder.exists() else f"no bundle at {folder}"
@@ -105,7 +109,7 @@ def find_manifest(folder: Path) -> None:
 def check_size(path: Path, record: FileRecord) -> None:
     try:
         size = path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):
         raise BundleError(f"{path} is missing; export or copy the bundle again") from None
     if size != record.size:
         raise BundleError(f"{path} has {size:,} bytes, not {record.size:,}; export or copy the bundle again")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import BundleError
 from runtime.manifest import Architecture
 from runtime.onnx_runtime import load_onnxruntime
 from runtime.session import make_session
@@ -20,6 +21,7 @@ class DecodeSession:
     def __init__(self, path: Path, architecture: Architecture, *, device: str, threads: int | None) -> None:
         self._session = make_session(path, device=device, threads=threads)
         self._architecture = architecture
+        check_shapes(self._session, path, architecture)
         self._idle: list[DecodeState] = []
         self._lock = threading.Lock()
 
@@ -69,8 +71,10 @@ class DecodeState:
             ids = np.array([token_ids], np.int64)  # [1, S]
             positions = np.arange(self.length, self.length + count, dtype=np.int64)[None]  # [1, S]
             self._bind_ids(self._value(ids), self._value(positions))
-            self._run(count)
-            self._bind_ids(*self._one)
+            try:
+                self._run(count)
+            finally:
+                self._bind_ids(*self._one)
         return int(self._next_token[0, 0])
 
     @property
@@ -110,3 +114,13 @@ class DecodeState:
     def _bind_output(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         self._binding.bind_ortvalue_output(name, self._value(array))
         return array
+
+
+def check_shapes(session: Any, path: Path, architecture: Architecture) -> None:
+    """Raise BundleError unless the graph has the manifest's layers, heads and vocabulary."""
+    shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    heads = {name: (shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("present.")}
+    names = [f"present.{layer}.{part}" for layer in range(architecture.n_layer) for part in ("key", "value")]
+    expected = dict.fromkeys(names, (architecture.n_head, architecture.head_size))
+    if heads != expected or shapes.get("logits", [None])[-1] != architecture.vocab_size:
+        raise BundleError(f"{path} is not the decode graph of its manifest's architecture; export the bundle again")

@@ -7,7 +7,7 @@ from pathlib import Path
 from runtime.completion import Completion
 from runtime.model import MAX_NEW_TOKENS, Model, find_model, load
 
-_loaded: dict[tuple[Path, str], Model] = {}
+_loaded: dict[tuple[str, str], Model] = {}
 _lock = threading.Lock()
 
 
@@ -37,7 +37,7 @@ def complete(
 
 
 def kept_model(path: Path, device: str) -> Model:
-    key = (path.expanduser().resolve(), device)
+    key = (os.path.realpath(path), device)
     with _lock:
         if key not in _loaded:
             _loaded[key] = load(path, device=device)

@@ -20,14 +20,15 @@ TENSOR_HOLDERS = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {13: "Entry"},
 }
+KEY, VALUE = 1, 2  # of a StringStringEntryProto
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
 def external_data_locations(path: Path) -> set[str]:
     """The `location` of every external tensor in the graph at `path`."""
     try:
-        entries = [dict(strings(entry)) for entry in walk(memoryview(path.read_bytes()), "Model")]
-        return {entry[2].decode() for entry in entries if entry.get(1) == b"location"}
+        entries = [dict(payloads(entry)) for entry in walk(memoryview(path.read_bytes()), "Model")]
+        return {bytes(entry[VALUE]).decode() for entry in entries if bytes(entry.get(KEY, b"")) == b"location"}
     except (IndexError, KeyError, ValueError, RecursionError):
         raise BundleError(f"{path} is not an ONNX graph") from None
 
@@ -38,42 +39,43 @@ def walk(message: memoryview, kind: str) -> Iterator[memoryview]:
         yield message
         return
     holders = TENSOR_HOLDERS[kind]
-    for number, value in fields(message):
-        if number in holders and isinstance(value, memoryview):
-            yield from walk(value, holders[number])
+    for number, payload in payloads(message):
+        if number in holders:
+            yield from walk(payload, holders[number])
 
 
-def strings(entry: memoryview) -> Iterator[tuple[int, bytes]]:
-    """The fields of a StringStringEntryProto: 1 is the key, 2 the value."""
-    return ((number, bytes(value)) for number, value in fields(entry) if isinstance(value, memoryview))
-
-
-def fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """(field number, payload) of each field in turn; a payload is bytes where the wire says how many."""
+def payloads(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """(field number, payload) of each length-delimited field in turn; onnx.proto has its messages and texts there."""
     position = 0
     while position < len(message):
         tag, position = varint(message, position)
         number, wire = tag >> 3, tag & 7
-        if wire == VARINT:
-            value, position = varint(message, position)
-            yield number, value
-            continue
-        size = {FIXED64: 8, FIXED32: 4}.get(wire)
-        if wire == LENGTH_DELIMITED:
-            size, position = varint(message, position)
-        if size is None or position + size > len(message):
+        if tag >> 32 or wire not in (VARINT, FIXED64, LENGTH_DELIMITED, FIXED32):
             raise ValueError("not protobuf")
-        yield number, message[position : position + size]
+        size, position = field_size(message, position, wire)
+        if position + size > len(message):
+            raise ValueError("not protobuf")
+        if wire == LENGTH_DELIMITED:
+            yield number, message[position : position + size]
         position += size
 
 
+def field_size(message: memoryview, position: int, wire: int) -> tuple[int, int]:
+    """(bytes of the field, where they begin)."""
+    if wire == VARINT:
+        return varint(message, position)[1] - position, position
+    if wire == LENGTH_DELIMITED:
+        return varint(message, position)
+    return (8 if wire == FIXED64 else 4), position
+
+
 def varint(message: memoryview, position: int) -> tuple[int, int]:
-    """(value, position behind it) of a base-128 number, least significant group first."""
-    value = shift = 0
-    while True:
+    """(value, position behind it) of a base-128 number of at most ten bytes, least significant group first."""
+    value = 0
+    for shift in range(0, 70, 7):
         byte = message[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-        shift += 7
+    raise ValueError("not protobuf")

@@ -10,6 +10,7 @@ from runtime.errors import BundleError
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
+PARTS = {"source": dict, "architecture": dict, "graphs": list, "files": dict, "made_with": dict, "parity": dict}
 T = TypeVar("T")
 
 
@@ -59,6 +60,14 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Ids of a prompt, and those that PyTorch says behind it."""
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A bundle's manifest. `files` is by path within the bundle, with forward slashes; manifest.json is not in it."""
 
@@ -76,6 +85,20 @@ class Manifest:
         made = ", ".join(f"{graph.kind} {graph.precision}" for graph in self.graphs) or "none"
         raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}")
 
+    def probes(self) -> list[Probe]:
+        """The greedy tokens that PyTorch gave, to be replayed anywhere."""
+        try:
+            probes = [build(Probe, probe) for probe in self.parity["greedy"]["probes"]]
+            ids = {token for probe in probes for token in (*probe.prompt_ids, *probe.token_ids)}
+            longest = max(len(probe.prompt_ids) + len(probe.token_ids) for probe in probes)
+            if not ids.issubset(range(self.architecture.vocab_size)) or not all(probe.prompt_ids for probe in probes):
+                raise ValueError("ids out of range")
+            if longest > self.architecture.n_positions:
+                raise ValueError(f"{longest} tokens in a context of {self.architecture.n_positions}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"the greedy probes of {NAME} are damaged ({error}); export the bundle again") from None
+        return probes
+
     def write(self, folder: Path) -> None:
         content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         (folder / NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -86,7 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / NAME
     content = read_object(path)
     version = content.get("schema_version")
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise BundleError(f"{path} has no valid schema_version (got {version!r}); export the bundle again")
     if version > SCHEMA_VERSION:
         raise BundleError(
@@ -103,7 +126,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON file whose top is an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise BundleError(f"{path} is damaged: its top is not a JSON object")
@@ -111,6 +134,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def parse(content: dict[str, Any]) -> Manifest:
+    for name, kind in PARTS.items():
+        if not isinstance(content.get(name), kind):
+            raise TypeError(f"its {name} is no {kind.__name__}")
     files = {checked_path(path): build(FileRecord, record) for path, record in content["files"].items()}
     graphs = tuple(build(Graph, graph) for graph in content["graphs"])
     for graph in graphs:
@@ -118,7 +144,7 @@ def parse(content: dict[str, Any]) -> Manifest:
             raise ValueError(f"graph {graph.path!r} is not among its files")
     return Manifest(
         source=build(Source, content["source"]),
-        architecture=build(Architecture, content["architecture"]),
+        architecture=positive(build(Architecture, content["architecture"])),
         graphs=graphs,
         files=files,
         made_with=content["made_with"],
@@ -135,6 +161,14 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
         if not isinstance(values[name], expected) or (expected is int and isinstance(values[name], bool)):
             raise TypeError(f"{kind.__name__}.{name} is {values[name]!r}, not {expected.__name__}")
     return kind(**{name: values[name] for name in names})
+
+
+def positive(architecture: Architecture) -> Architecture:
+    """`architecture` itself, its sizes all 1 or more."""
+    for name, value in asdict(architecture).items():
+        if type(value) is int and value < 1:
+            raise ValueError(f"Architecture.{name} is {value}")
+    return architecture
 
 
 def checked_path(path: str) -> str:

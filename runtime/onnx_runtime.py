@@ -12,20 +12,24 @@ COMMANDS = {"-m", "gpt2-onnx", "gpt2-onnx.exe"}
 
 
 def ensure_onnxruntime() -> None:
-    """Raise ImportError, naming the fix, unless exactly one ONNX Runtime is there to be imported."""
+    """Raise ImportError, naming the fix, unless exactly one ONNX Runtime is there to be imported.
+
+    It also turns telemetry off, unless the user has set that variable: onnxruntime reads it once, at its import.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if all(is_installed(wheel) for wheel in WHEELS):
         raise ImportError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
             'keep one: pip uninstall -y onnxruntime onnxruntime-gpu && pip install "gpt2-onnx[cpu]" (or [gpu])'
         )
-    if importlib.util.find_spec("onnxruntime.capi") is None:
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:  # no origin: a folder that an uninstalled wheel left behind
         raise ImportError('no ONNX Runtime is installed; install one: pip install "gpt2-onnx[cpu]" (or [gpu] for CUDA)')
 
 
 def load_onnxruntime() -> ModuleType:
-    """The onnxruntime module, imported with its telemetry off unless the user has set that variable."""
+    """The onnxruntime module."""
     ensure_onnxruntime()
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the module is imported
     return importlib.import_module("onnxruntime")
 
 

@@ -1,20 +1,23 @@
 """The callers' options, each checked once, at the door."""
 
+MAX_THREADS = 1024
+
 
 def check_max_new_tokens(value: object) -> int:
     return check_count("max_new_tokens", value)
 
 
 def check_threads(value: object) -> int | None:
-    return None if value is None else check_count("threads", value)
+    return None if value is None else check_count("threads", value, most=MAX_THREADS)
 
 
-def check_count(name: str, value: object) -> int:
-    """`value` as an integer of at least 1."""
+def check_count(name: str, value: object, most: int | None = None) -> int:
+    """`value` as an integer from 1 to `most`."""
+    allowed = f"an integer of at least 1{f' and at most {most:,}' if most else ''}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer of at least 1, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value}")
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    if value < 1 or (most and value > most):
+        raise ValueError(f"{name} must be {allowed}, got {value}")
     return value
 
 

@@ -43,7 +43,7 @@ class Case:
 
 def make_cases(text_ids: list[int], vocab_size: int, n_positions: int) -> list[Case]:
     """Cases over the ids of a text, repeated to the length needed, and over random ids."""
-    longest = min(64, n_positions - 1)
+    longest = min(48, n_positions - 1)
     text = np.resize(np.array(text_ids, np.int64), longest)
     random = np.random.default_rng(0).integers(0, vocab_size, longest)
     short, middle = max(2, longest // 9), longest // 2

@@ -4,7 +4,7 @@ The bundle continues each prompt; PyTorch then reads prompt and continuation in 
 have said at every place. Up to the first difference that is what its own greedy decoding says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,22 +61,35 @@ def continue_prompt(session: DecodeSession, prompt_ids: Sequence[int], n_positio
     return Continuation(tuple(prompt_ids), greedy_tokens(session, prompt_ids, count))
 
 
+@dataclass(frozen=True)
+class Suspect:
+    """The first token that is not PyTorch's float32 choice, and PyTorch's logits [V] there."""
+
+    prompt: int
+    position: int
+    float32: NDArray[Any]
+
+
+def find_suspects(model: GPT2LMHeadModel, continuations: Sequence[Continuation]) -> Iterator[Suspect]:
+    """At most one a continuation, by `model` in float32."""
+    for prompt, continuation in enumerate(continuations):
+        logits = continuation_logits(model, continuation)
+        differing = np.flatnonzero(logits.argmax(axis=1) != np.array(continuation.token_ids))
+        if len(differing):
+            yield Suspect(prompt, int(differing[0]), logits[differing[0]].copy())
+
+
+def judge_suspect(truth: GPT2LMHeadModel, continuation: Continuation, suspect: Suspect) -> Difference:
+    """How close together PyTorch's two best are there in float64."""
+    logits = continuation_logits(truth, continuation)[suspect.position]
+    second, best = np.partition(logits, -2)[-2:]
+    noise = 2 * float(np.abs(suspect.float32 - logits).max())
+    return Difference(suspect.prompt, suspect.position, float(best - second), noise)
+
+
 @torch.no_grad()
 def continuation_logits(model: GPT2LMHeadModel, continuation: Continuation) -> NDArray[Any]:
     """PyTorch's logits [tokens, V] at the places where the bundle chose its tokens."""
     ids = torch.tensor([continuation.prompt_ids + continuation.token_ids[:-1]])
     logits: NDArray[Any] = model(ids, use_cache=False).logits[0, len(continuation.prompt_ids) - 1 :].numpy()
     return logits
-
-
-def first_difference(
-    prompt: int, continuation: Continuation, float32: NDArray[Any], truth: NDArray[Any]
-) -> Difference | None:
-    """The first token that is not PyTorch's float32 choice; logits are [tokens, V]."""
-    differing = np.flatnonzero(float32.argmax(axis=1) != np.array(continuation.token_ids))
-    if not len(differing):
-        return None
-    position = int(differing[0])
-    second, best = np.partition(truth[position], -2)[-2:]
-    noise = 2 * float(np.abs(float32[position] - truth[position]).max())
-    return Difference(prompt, position, float(best - second), noise)

@@ -117,7 +117,7 @@ def describe(difference: Difference) -> str:
 def make_table(report: Report) -> Table:
     """A line a family of tensors: its worst case, and the error there beside PyTorch's own."""
     title = "Parity with PyTorch float64, relative errors: the worst of each kind"
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for heading in ("graph", "tensor", "worst case"):
         table.add_column(heading, no_wrap=True)
     for heading in ("error", "PyTorch\nfloat32", "verdict"):

@@ -1,22 +1,14 @@
-"""Run the bundle and PyTorch over the same inputs, one after the other so that they never share memory."""
+"""Judge a bundle: PyTorch first, then each graph, one after the other so that they never share memory."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
-from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
 from export.parity.cases import Case, make_cases
-from export.parity.greedy import (
-    PROMPTS,
-    Continuation,
-    Difference,
-    continuation_logits,
-    continue_prompts,
-    first_difference,
-)
+from export.parity.greedy import PROMPTS, Continuation, Difference, continue_prompts, find_suspects, judge_suspect
 from export.parity.outputs import (
     Outputs,
     decode_outputs,
@@ -32,7 +24,14 @@ from runtime.decode_session import DecodeSession
 from runtime.reference_session import ReferenceSession
 from runtime.tokenizer import Tokenizer
 
-BundleOutputs = Mapping[tuple[str, str], Outputs]  # by graph and case
+
+@dataclass(frozen=True)
+class Standard:
+    """What a case is held against: the truth, and how far PyTorch's own float32 is from it, by graph and tensor."""
+
+    case: Case
+    truth: Outputs
+    pytorch_errors: dict[tuple[str, str], float]
 
 
 def verify_bundle(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> Report:
@@ -42,32 +41,24 @@ def verify_bundle(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) ->
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     text_ids = [token for prompt in prompts for token in prompt]
     cases = make_cases(text_ids, architecture.vocab_size, architecture.n_positions)
-    progress("the bundle")
-    outputs, continuations = run_bundle(bundle, cases, prompts)
-    progress("PyTorch float32")
+    progress("PyTorch in float32 and float64")
+    standards = measure_pytorch(checkpoint, cases)
+    progress("the reference graph")
+    rows = judge_reference(bundle, standards)
+    progress("the decode graph")
+    decode = DecodeSession(bundle.graph_path("decode"), architecture, device="cpu", threads=None)
+    rows += judge_decode(decode, standards)
+    continuations = continue_prompts(decode, prompts, architecture.n_positions)
+    del decode, standards
+    progress("greedy tokens in PyTorch")
+    return Report(with_largest_noise(rows), tuple(continuations), judge_greedy(checkpoint, continuations))
+
+
+def measure_pytorch(checkpoint: Checkpoint, cases: list[Case]) -> list[Standard]:
     model = checkpoint.load_model()
     float32 = [pytorch_outputs(model, case) for case in cases]
-    float32_logits = [continuation_logits(model, continuation) for continuation in continuations]
-    progress("PyTorch float64")
     truth = as_truth(model)
-    rows = [row for case, own in zip(cases, float32, strict=True) for row in judge(case, own, truth, outputs)]
-    differences = judge_greedy(continuations, float32_logits, truth)
-    return Report(with_largest_noise(rows), tuple(continuations), tuple(differences))
-
-
-def run_bundle(bundle: Bundle, cases: list[Case], prompts: list[list[int]]) -> tuple[BundleOutputs, list[Continuation]]:
-    """What both graphs return; their sessions, and the memory that these take, end with this function."""
-    architecture = bundle.manifest.architecture
-    outputs: dict[tuple[str, str], Outputs] = {}
-    reference = ReferenceSession(bundle.graph_path("reference"), architecture, device="cpu", threads=None)
-    for case in cases:
-        outputs["reference", case.name] = reference_outputs(reference, case)
-    del reference
-    decode = DecodeSession(bundle.graph_path("decode"), architecture, device="cpu", threads=None)
-    for case in cases:
-        if not case.padded:
-            outputs["decode", case.name] = decode_outputs(decode, case)
-    return outputs, continue_prompts(decode, prompts, architecture.n_positions)
+    return [make_standard(case, float32.pop(0), pytorch_outputs(truth, case)) for case in cases]
 
 
 def as_truth(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
@@ -77,24 +68,44 @@ def as_truth(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
     return model.to(torch.float64)
 
 
-def judge(case: Case, float32: Outputs, truth: GPT2LMHeadModel, outputs: BundleOutputs) -> Iterator[Row]:
-    true = pytorch_outputs(truth, case)
-    yield from compare("reference", case.name, outputs["reference", case.name], float32, true)
-    if ("decode", case.name) in outputs:
-        decoded = outputs["decode", case.name]
-        yield from compare("decode", case.name, decoded, last_position(float32), last_position(true))
+def make_standard(case: Case, float32: Outputs, truth: Outputs) -> Standard:
+    by_graph = {"reference": (float32, truth), "decode": (last_position(float32), last_position(truth))}
+    errors = {
+        (graph, name): normwise_error(own[name], true[name]) for graph, (own, true) in by_graph.items() for name in true
+    }
+    return Standard(case, truth, errors)
 
 
-def compare(graph: str, case: str, outputs: Outputs, float32: Outputs, truth: Outputs) -> Iterator[Row]:
+def judge_reference(bundle: Bundle, standards: list[Standard]) -> list[Row]:
+    architecture = bundle.manifest.architecture
+    session = ReferenceSession(bundle.graph_path("reference"), architecture, device="cpu", threads=None)
+    return [
+        row
+        for standard in standards
+        for row in compare("reference", standard, reference_outputs(session, standard.case), standard.truth)
+    ]
+
+
+def judge_decode(session: DecodeSession, standards: list[Standard]) -> list[Row]:
+    """All cases but the padded one: the decode graph knows a sequence by its length, not by a mask."""
+    return [
+        row
+        for standard in standards
+        if not standard.case.padded
+        for row in compare("decode", standard, decode_outputs(session, standard.case), last_position(standard.truth))
+    ]
+
+
+def compare(graph: str, standard: Standard, outputs: Outputs, truth: Outputs) -> Iterator[Row]:
     """A row for each tensor of the truth; one that the graph lacks is a KeyError."""
     for name, true in truth.items():
-        yield Row(graph, name, case, normwise_error(outputs[name], true), normwise_error(float32[name], true))
+        error = normwise_error(outputs[name], true)
+        yield Row(graph, name, standard.case.name, error, standard.pytorch_errors[graph, name])
 
 
-def judge_greedy(
-    continuations: list[Continuation], float32: list[NDArray[Any]], truth: GPT2LMHeadModel
-) -> Iterator[Difference]:
-    for number, (continuation, logits) in enumerate(zip(continuations, float32, strict=True)):
-        difference = first_difference(number, continuation, logits, continuation_logits(truth, continuation))
-        if difference:
-            yield difference
+def judge_greedy(checkpoint: Checkpoint, continuations: list[Continuation]) -> tuple[Difference, ...]:
+    """What differs from PyTorch's float32 choice; float64 is asked only if anything does."""
+    model = checkpoint.load_model()
+    suspects = list(find_suspects(model, continuations))
+    truth = as_truth(model) if suspects else model
+    return tuple(judge_suspect(truth, continuations[suspect.prompt], suspect) for suspect in suspects)

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         max_new_tokens=options.max_new_tokens,
     )
-    print(json.dumps(asdict(completion), ensure_ascii=False) if options.json else completion.text)
+    print(json.dumps(asdict(completion)) if options.json else completion.text)
     return 0
 
 

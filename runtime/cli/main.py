@@ -1,12 +1,13 @@
 """The command line's door: parse, run, and turn what goes wrong into one line and an exit code."""
 
 import argparse
+import io
 import os
 import sys
 
 from runtime import __version__
 from runtime.cli import complete, verify
-from runtime.cli.arguments import OneLineParser
+from runtime.cli.arguments import OneLineParser, one_line
 from runtime.errors import BundleError
 
 COMMANDS = (complete, verify)
@@ -28,12 +29,14 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, message = 1, ""
     if message:
-        print(f"gpt2-onnx: {message}", file=sys.stderr)
+        print(f"gpt2-onnx: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
 
 
 def run() -> int:
     options = make_parser().parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest
     code: int = options.run(options)
     sys.stdout.flush()
     return code

@@ -30,25 +30,27 @@ def run(options: argparse.Namespace) -> int:
         report(f"  {name:<28} {record.size:>15,} bytes  ok")
     report(f"  {len(bundle.manifest.files)} files in {time.perf_counter() - started:.1f} s")
     bundle.graph_path("reference")
-    findings = {"files": len(bundle.manifest.files), **replay(bundle), "parity": bundle.manifest.parity.get("passed")}
-    passed = bool(findings["parity"]) and findings["replayed"] == findings["tokens"]
+    tokens, replayed = replay(bundle)
+    parity = bundle.manifest.parity.get("passed") is True
+    passed = parity and 0 < tokens == replayed
+    findings = {"files": len(bundle.manifest.files), "tokens": tokens, "replayed": replayed, "parity": parity}
     show({"passed": passed, **findings}, as_json=options.json, model=str(bundle.folder))
     return 0 if passed else 1
 
 
-def replay(bundle: Any) -> dict[str, int]:
-    """Decode the prompts in the manifest again, up to the first token that is not PyTorch's."""
+def replay(bundle: Any) -> tuple[int, int]:
+    """(greedy tokens in the manifest, how many of them are said again before the first that differs)."""
     from runtime.decode_session import DecodeSession
     from runtime.replay import greedy_tokens
 
+    probes = bundle.manifest.probes()
     session = DecodeSession(bundle.graph_path("decode"), bundle.manifest.architecture, device="cpu", threads=None)
     total = equal = 0
-    for probe in bundle.manifest.parity.get("greedy", {}).get("probes", []):
-        expected = probe["token_ids"]
-        total += len(expected)
-        equal += agreement(greedy_tokens(session, probe["prompt_ids"], len(expected)), expected)
+    for probe in probes:
+        total += len(probe.token_ids)
+        equal += agreement(greedy_tokens(session, probe.prompt_ids, len(probe.token_ids)), probe.token_ids)
         report(f"  replayed {equal} of {total} greedy tokens", end="\r" if sys.stderr.isatty() else "\n")
-    return {"replayed": equal, "tokens": total}
+    return total, equal
 
 
 def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:

@@ -1,0 +1,29 @@
+"""GPT-2s of the released sizes with seeded weights: as slow and as large as the real ones, and no download."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+WORK = ROOT / "build" / "benchmarks"
+SIZES = {"small": {}, "medium": {"n_embd": 1024, "n_layer": 24, "n_head": 16}}
+SCRIPT = """
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+torch.manual_seed(0)
+GPT2LMHeadModel(GPT2Config(bos_token_id=50256, eos_token_id=50256, **{config})).save_pretrained({folder!r})
+GPT2TokenizerFast.from_pretrained({tokenizer!r}).save_pretrained({folder!r})
+"""
+
+
+def seeded_checkpoint(size: str) -> Path:
+    """The folder of a checkpoint of this size, with the shipped tokenizer; made once.
+
+    In a process of its own, because a child's peak memory counts from that of the parent that started it.
+    """
+    folder = WORK / f"gpt2-{size}-seeded"
+    if not (folder / "model.safetensors").exists():
+        tokenizer = ROOT / "models" / "novelist"
+        script = SCRIPT.format(config=SIZES[size], folder=str(folder), tokenizer=str(tokenizer))
+        subprocess.run([sys.executable, "-c", script], check=True)
+    return folder
