@@ -78,7 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--books", type=Path, required=True, help="folder of Gutenberg texts named Title_NUMBER.txt")
     parser.add_argument("--output", type=Path, default=Path("models/novelist"), help="where the checkpoint goes")
     parser.add_argument("--work", type=Path, default=Path("models/.training"), help="where a run keeps its state")
-    parser.add_argument("--steps", type=int, default=1800, help="optimizer steps of 4,096 tokens")
+    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of 4,096 tokens")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

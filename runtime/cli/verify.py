@@ -49,7 +49,7 @@ def replay(bundle: Any) -> tuple[int, int]:
     for probe in probes:
         total += len(probe.token_ids)
         equal += agreement(greedy_tokens(session, probe.prompt_ids, len(probe.token_ids)), probe.token_ids)
-        report(f"  replayed {equal} of {total} greedy tokens", end="\r" if sys.stderr.isatty() else "\n")
+        report(f"  replayed {equal} of {total} greedy tokens")
     return total, equal
 
 
@@ -71,5 +71,5 @@ def show(findings: Mapping[str, Any], *, as_json: bool, model: str) -> None:
     )
 
 
-def report(line: str, end: str = "\n") -> None:
-    print(line, file=sys.stderr, end=end, flush=True)
+def report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
