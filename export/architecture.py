@@ -1,5 +1,6 @@
 """Which GPT-2s are honoured: every field of GPT2Config that changes the arithmetic, or a refusal by name."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from transformers import GPT2Config
@@ -25,29 +26,31 @@ CLASSES = {"GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel"}
 HEAD_SIZE_STEP = 8
 
 
-def check_architecture(name: str, config: dict[str, Any]) -> None:
-    """Raise ExportError for the first thing in a config.json that the graphs would not honour."""
-    if config.get("model_type") != "gpt2":
-        raise ExportError(f"{name}: model_type must be 'gpt2', got {config.get('model_type')!r}")
+def parse_config(name: str, content: dict[str, Any]) -> GPT2Config:
+    """The config that a config.json holds; ExportError for the first thing in it that the graphs would not honour."""
+    if content.get("model_type") != "gpt2":
+        raise ExportError(f"{name}: model_type must be 'gpt2', got {content.get('model_type')!r}")
+    config = GPT2Config.from_dict(content)
     for problem in problems(config):
         raise ExportError(f"{name}: {problem}")
+    return config
 
 
-def problems(config: dict[str, Any]) -> list[str]:
-    found = []
-    classes = config.get("architectures") or ["GPT2LMHeadModel"]
+def problems(config: GPT2Config) -> Iterator[str]:
+    classes = config.architectures or ["GPT2LMHeadModel"]
     if not CLASSES.intersection(classes):
-        found.append(f"architectures must be one of {', '.join(sorted(CLASSES))}, got {', '.join(classes)}")
-    activation = config.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
-        found.append(f"activation_function must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        yield f"architectures must be one of {', '.join(sorted(CLASSES))}, got {', '.join(classes)}"
+    if config.activation_function not in ACTIVATIONS:
+        yield f"activation_function must be one of {', '.join(ACTIVATIONS)}, got {config.activation_function!r}"
     for field in ("add_cross_attention", "is_encoder_decoder", "pruned_heads", "quantization_config"):
-        if config.get(field):
-            found.append(f"{field} is not supported, got {config[field]!r}")
-    n_embd, n_head = config.get("n_embd", 768), config.get("n_head", 12)
-    if n_embd % n_head or (n_embd // n_head) % HEAD_SIZE_STEP:
-        found.append(f"n_embd / n_head must be a multiple of {HEAD_SIZE_STEP}, got {n_embd} / {n_head}")
-    return found
+        if value := getattr(config, field, None):
+            yield f"{field} is not supported, got {value!r}"
+    sizes = {field: getattr(config, field) for field in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")}
+    for field, value in sizes.items():
+        if type(value) is not int or value < 1:
+            yield f"{field} must be an integer of at least 1, got {value!r}"
+    if config.n_embd % config.n_head or (config.n_embd // config.n_head) % HEAD_SIZE_STEP:
+        yield f"n_embd / n_head must be a multiple of {HEAD_SIZE_STEP}, got {config.n_embd} / {config.n_head}"
 
 
 def describe(config: GPT2Config, parameters: int) -> Architecture:

@@ -5,7 +5,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -20,7 +19,7 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from export.architecture import check_architecture
+from export.architecture import parse_config
 from export.errors import ExportError
 
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -145,13 +144,14 @@ def read_config(name: str, folder: Path) -> GPT2Config:
     """The checkpoint's config, refused by name if another architecture or a setting that is not honoured."""
     path = folder / "config.json"
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ExportError(f"{name} is not a checkpoint: it has no config.json") from None
     except ValueError as error:
         raise ExportError(f"{path} is not JSON: {error}") from None
-    check_architecture(name, raw)
-    return GPT2Config.from_dict(raw)
+    if not isinstance(content, dict):
+        raise ExportError(f"{path} is not a JSON object")
+    return parse_config(name, content)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """`python -m export` as its user meets it."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -69,10 +68,15 @@ def test_graphs_that_do_not_compute_the_checkpoint_are_not_written(checkpoint, t
     assert list(tmp_path.iterdir()) == []
 
 
+def heed_interrupts():
+    """A shell starts what it puts in the background with interrupts ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_export_leaves_nothing(checkpoint, tmp_path, sign):
     command = [sys.executable, "-m", "export", str(checkpoint), "--output", str(tmp_path / "out" / "bundle")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("out/.bundle.*")) and time.monotonic() < deadline:
