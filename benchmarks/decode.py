@@ -73,9 +73,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def exported(checkpoint: Path) -> Path:
+    """The checkpoint's bundle, made anew so that it is this version's."""
     bundle = WORK / f"{checkpoint.name}-onnx"
-    if not bundle.exists():
-        subprocess.run([sys.executable, "-m", "export", checkpoint, "--output", bundle], check=True, stdout=sys.stderr)
+    command = [sys.executable, "-m", "export", checkpoint, "--output", bundle, "--force"]
+    subprocess.run(command, check=True, stdout=sys.stderr)
     return bundle
 
 
@@ -151,9 +152,11 @@ def measure_cold_start(checkpoint: Path, bundle: Path, options: argparse.Namespa
             process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT, env=COMPILED)
             process.stdout.readline()
             elapsed = time.perf_counter() - started
-            _, _, usage = os.wait4(process.pid, 0)
+            _, status, usage = os.wait4(process.pid, 0)
             process.stdout.close()
-            process.returncode = 0
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                sys.exit(f"the cold start of {side} failed with exit code {process.returncode}")
             if turn:  # the first fills the page cache
                 seconds[side].append(elapsed)
                 memory[side].append(usage.ru_maxrss / 1024)

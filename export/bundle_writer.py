@@ -22,7 +22,7 @@ from runtime.onnx_runtime import load_onnxruntime
 
 WEIGHTS = "model.onnx_data"
 GRAPHS = (Graph("onnx/model.onnx", "reference", "fp32"), Graph("onnx/decode.onnx", "decode", "fp32"))
-TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json"}
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 MADE_WITH = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 
 
@@ -75,7 +75,11 @@ def make_manifest(checkpoint: Checkpoint, parameters: int, folder: Path) -> Mani
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
-    return {path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, file_sha256(path)) for path in paths}
+    return {path.relative_to(folder).as_posix(): record_file(path) for path in paths}
+
+
+def record_file(path: Path) -> FileRecord:
+    return FileRecord(path.stat().st_size, file_sha256(path))
 
 
 def versions() -> dict[str, str]:

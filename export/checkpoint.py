@@ -32,6 +32,7 @@ SMALL_FILES = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
     "vocab.json",
     "merges.txt",
 ]
@@ -89,9 +90,6 @@ class Checkpoint:
             if any(file.suffix != ".json" for file in files):
                 return files
         raise ExportError(f"{self.id}: no model.safetensors or pytorch_model.bin in {self.folder}")
-
-    def weights_size(self) -> int:
-        return sum(file.stat().st_size for file in self.weight_files())
 
     def weights_sha256(self) -> str:
         """SHA-256 over the weight files, in the order of their names."""

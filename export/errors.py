@@ -1,7 +1,7 @@
 """What can go wrong with an export, each as one line for its user."""
 
 
-class ExportError(Exception):
+class ExportError(ValueError):
     """A checkpoint or an output that cannot be used; the message is one line and names the next step."""
 
 

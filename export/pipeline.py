@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from export.bundle_writer import copy_weights, make_manifest, record_files, write_graphs, write_settings
+from export.bundle_writer import copy_weights, make_manifest, record_file, write_graphs, write_settings
 from export.checkpoint import find_checkpoint
 from export.errors import ParityError
 from export.model_card import write_model_card
@@ -34,7 +34,7 @@ def export_bundle(
         ParityError: The graphs do not compute what PyTorch computes; nothing is left at `output`.
 
     Example:
-        >>> export.export_bundle("models/novelist", "models/novelist-onnx")  # doctest: +SKIP
+        >>> export_bundle("models/novelist", "models/novelist-onnx")  # doctest: +SKIP
     """
     steps, output = steps or Steps(), Path(output).expanduser()
     with staged(output, force=force) as folder:
@@ -54,6 +54,7 @@ def export_bundle(
         if not report.passed:
             steps.console.print(make_table(report), report.greedy_line())
             raise ParityError(f"{checkpoint}: the graphs do not compute what PyTorch computes; nothing was written")
-        write_model_card(manifest, report, folder)
-        replace(manifest, files=record_files(folder), parity=report.as_manifest()).write(folder)
+        card = write_model_card(manifest, report, folder)
+        files = {**manifest.files, card.name: record_file(card)}
+        replace(manifest, files=files, parity=report.as_manifest()).write(folder)
     return report

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-Report = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class Steps:
@@ -16,8 +16,8 @@ class Steps:
         self.console = console or Console(stderr=True, highlight=False)
 
     @contextmanager
-    def step(self, title: str) -> Iterator[Report]:
-        """Show `title` until the block ends; the report that it lends adds what the step is at."""
+    def step(self, title: str) -> Iterator[Progress]:
+        """Show `title` until the block ends; what it lends adds what the step is at."""
         started = time.perf_counter()
         with self.console.status(title) as status:
             yield lambda detail: status.update(f"{title}: {detail}")

@@ -13,12 +13,14 @@ from runtime.manifest import NAME
 @contextmanager
 def staged(output: Path, *, force: bool) -> Iterator[Path]:
     """Lend a folder beside `output` and rename it to `output` at the end; on any error it is removed."""
+    output = output.resolve()  # what a link points to is replaced, not the link
     check_output(output, force=force)
     output.parent.mkdir(parents=True, exist_ok=True)
     work = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
     work.mkdir()
     try:
         yield work
+        check_output(output, force=force)  # somebody may have put something there meanwhile
         replace(work, output)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -43,7 +45,8 @@ def replace(work: Path, output: Path) -> None:
     output.rename(old)
     try:
         work.rename(output)
-    except OSError:
-        old.rename(output)
+    except BaseException:
+        if not output.exists():
+            old.rename(output)
         raise
     shutil.rmtree(old)

@@ -14,6 +14,8 @@ from runtime.manifest import Architecture
 from runtime.onnx_runtime import load_onnxruntime
 from runtime.session import make_session
 
+MOST_IDLE = 4  # caches kept between calls, each up to 75 MB for GPT-2 small; more are made when needed, and dropped
+
 
 class DecodeSession:
     """One session over decode.onnx, lending a cache of its own to every sequence under way."""
@@ -36,7 +38,8 @@ class DecodeSession:
             yield state
         finally:
             with self._lock:
-                self._idle.append(state)
+                if len(self._idle) < MOST_IDLE:
+                    self._idle.append(state)
 
 
 class DecodeState:
@@ -95,12 +98,11 @@ class DecodeState:
 
     def _bind_cache(self, architecture: Architecture) -> dict[str, NDArray[np.float32]]:
         shape = (1, architecture.n_head, self.capacity, architecture.head_size)
-        names = [f"{layer}.{part}" for layer in range(architecture.n_layer) for part in ("key", "value")]
-        cache = {f"present.{name}": np.zeros(shape, np.float32) for name in names}
-        for name in names:
-            value = self._value(cache[f"present.{name}"])
-            self._binding.bind_ortvalue_input(f"past_key_values.{name}", value)
-            self._binding.bind_ortvalue_output(f"present.{name}", value)
+        cache = {name: np.zeros(shape, np.float32) for name in architecture.cache_names("present")}
+        for past, present in zip(architecture.cache_names("past_key_values"), cache, strict=True):
+            value = self._value(cache[present])
+            self._binding.bind_ortvalue_input(past, value)
+            self._binding.bind_ortvalue_output(present, value)
         return cache
 
     def _bind_ids(self, ids: Any, positions: Any) -> None:
@@ -120,7 +122,6 @@ def check_shapes(session: Any, path: Path, architecture: Architecture) -> None:
     """Raise BundleError unless the graph has the manifest's layers, heads and vocabulary."""
     shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
     heads = {name: (shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("present.")}
-    names = [f"present.{layer}.{part}" for layer in range(architecture.n_layer) for part in ("key", "value")]
-    expected = dict.fromkeys(names, (architecture.n_head, architecture.head_size))
+    expected = dict.fromkeys(architecture.cache_names("present"), (architecture.n_head, architecture.head_size))
     if heads != expected or shapes.get("logits", [None])[-1] != architecture.vocab_size:
         raise BundleError(f"{path} is not the decode graph of its manifest's architecture; export the bundle again")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from runtime.completion import Completion
 from runtime.model import MAX_NEW_TOKENS, Model, find_model, load
+from runtime.options import check_device
 
 _loaded: dict[tuple[str, str], Model] = {}
 _lock = threading.Lock()
@@ -37,7 +38,7 @@ def complete(
 
 
 def kept_model(path: Path, device: str) -> Model:
-    key = (os.path.realpath(path), device)
+    key = os.path.realpath(path), check_device(device)
     with _lock:
         if key not in _loaded:
             _loaded[key] = load(path, device=device)

@@ -41,6 +41,10 @@ class Architecture:
     def head_size(self) -> int:
         return self.n_embd // self.n_head
 
+    def cache_names(self, prefix: str) -> list[str]:
+        """`prefix.0.key`, `prefix.0.value` and so on, layer by layer."""
+        return [f"{prefix}.{layer}.{part}" for layer in range(self.n_layer) for part in ("key", "value")]
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:

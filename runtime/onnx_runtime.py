@@ -9,14 +9,11 @@ from types import ModuleType
 
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 COMMANDS = {"-m", "gpt2-onnx", "gpt2-onnx.exe"}
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it once, at its import
 
 
 def ensure_onnxruntime() -> None:
-    """Raise ImportError, naming the fix, unless exactly one ONNX Runtime is there to be imported.
-
-    It also turns telemetry off, unless the user has set that variable: onnxruntime reads it once, at its import.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    """Raise ImportError, naming the fix, unless exactly one ONNX Runtime is there to be imported."""
     if all(is_installed(wheel) for wheel in WHEELS):
         raise ImportError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "

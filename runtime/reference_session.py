@@ -46,17 +46,17 @@ class ReferenceSession:
             "input_ids": input_ids,
             "attention_mask": mask,
             "position_ids": position_ids(mask)[:, -sequence_length:],
-            **{name.replace("present.", "past_key_values."): past[name] for name in self._cache_names()},
+            **self._renamed(past),
         }
         return dict(zip(self._outputs, self._session.run(self._outputs, feed), strict=True))
 
-    def _cache_names(self) -> list[str]:
-        layers = range(self._architecture.n_layer)
-        return [f"present.{layer}.{part}" for layer in layers for part in ("key", "value")]
+    def _renamed(self, past: Arrays) -> Arrays:
+        names = (self._architecture.cache_names(prefix) for prefix in ("past_key_values", "present"))
+        return {name: past[present] for name, present in zip(*names, strict=True)}
 
     def _empty_past(self, batch: int) -> Arrays:
         empty = np.zeros((batch, self._architecture.n_head, 0, self._architecture.head_size), np.float32)
-        return dict.fromkeys(self._cache_names(), empty)
+        return dict.fromkeys(self._architecture.cache_names("present"), empty)
 
 
 def position_ids(attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:

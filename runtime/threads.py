@@ -5,11 +5,25 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
-def available_cpus(cgroup: Path = CGROUP) -> int:
-    """CPUs by scheduling affinity, bounded by the cgroup's quota (v2 or v1); at least 1."""
-    return max(1, min(affinity_cpus(), math.ceil(quota_cpus(cgroup))))
+def available_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """CPUs by scheduling affinity, bounded by the quotas of this process's cgroups (v2 or v1); at least 1."""
+    quotas = [quota_cpus(folder) for folder in own_cgroups(cgroup, membership)]
+    return max(1, math.ceil(min(affinity_cpus(), *quotas)))
+
+
+def own_cgroups(cgroup: Path, membership: Path) -> list[Path]:
+    """The root, and in v2 every group on the way down to this process's own."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    folders = [cgroup]
+    for part in next((line[3:].split("/") for line in lines if line.startswith("0::")), []):
+        folders.append(folders[-1] / part)
+    return folders
 
 
 def affinity_cpus() -> int:
@@ -19,13 +33,12 @@ def affinity_cpus() -> int:
 
 
 def quota_cpus(cgroup: Path) -> float:
-    """The quota as a number of CPUs; the CPU count where there is none."""
-    unlimited = float(os.cpu_count() or 1)
+    """One group's quota as a number of CPUs; infinite where there is none."""
     try:
         quota, period = read_quota(cgroup)
-        return int(quota) / int(period) if int(quota) > 0 else unlimited
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
     except (OSError, ValueError):  # no cgroup here, or "max"
-        return unlimited
+        return math.inf
 
 
 def read_quota(cgroup: Path) -> tuple[str, str]:

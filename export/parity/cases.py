@@ -22,7 +22,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Case:
-    """Ids [B, T], fed in chunks of the given lengths; the outputs of the last one are compared."""
+    """Ids [B, T], fed in chunks of the given lengths."""
 
     name: str
     input_ids: Ids
@@ -53,7 +53,7 @@ def make_cases(text_ids: list[int], vocab_size: int, n_positions: int) -> list[C
         single(f"{longest} tokens", text),
         single(f"{longest} random ids", random),
         left_padded(text, (short, middle, max(1, middle - 3))),
-        single(f"1 token after {longest - 1}", text, (longest - 1, 1)),
+        single("token by token", text, (1,) * longest),
         single("chunks", text, (short, middle - short, longest - middle)),
     ]
 

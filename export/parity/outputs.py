@@ -7,17 +7,19 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
+from export.errors import ParityError
 from export.parity.cases import Case
 from runtime.decode_session import DecodeSession
 from runtime.reference_session import ReferenceSession
 
 Outputs = dict[str, NDArray[Any]]
+POSITION_AXIS = {"logits": 1, "hidden_states": 1, "attentions": 2}
 
 
 @torch.no_grad()
 def pytorch_outputs(model: GPT2LMHeadModel, case: Case) -> Outputs:
-    """Of the last chunk, in the precision of `model`."""
-    past = None
+    """In the precision of `model`, each chunk fed the cache of the one before."""
+    past, parts = None, []
     for chunk in case.chunks():
         result = model(
             torch.from_numpy(chunk.input_ids),
@@ -29,7 +31,8 @@ def pytorch_outputs(model: GPT2LMHeadModel, case: Case) -> Outputs:
             output_attentions=True,
         )
         past = result.past_key_values
-    return named_outputs(result)
+        parts.append(named_outputs(result))
+    return join(parts)
 
 
 def named_outputs(result: Any) -> Outputs:
@@ -43,28 +46,60 @@ def named_outputs(result: Any) -> Outputs:
 
 
 def reference_outputs(session: ReferenceSession, case: Case) -> Outputs:
-    """Of the last chunk, each chunk fed the cache of the one before."""
-    outputs: Outputs = {}
+    """Each chunk fed the cache of the one before."""
+    parts: list[Outputs] = [{}]
     for chunk in case.chunks():
-        outputs = session.run(chunk.input_ids, attention_mask=chunk.attention_mask, past=outputs)
-    return outputs
+        parts.append(session.run(chunk.input_ids, attention_mask=chunk.attention_mask, past=parts[-1]))
+    return join(parts[1:])
+
+
+def join(parts: list[Outputs]) -> Outputs:
+    """The outputs of consecutive chunks as those of one run; attention maps [B, H, S, P+S] get their full width."""
+    joined, width = dict(parts[-1]), parts[-1]["present.0.key"].shape[2]
+    for name in joined:
+        axis = POSITION_AXIS.get(name.partition(".")[0])
+        if axis is not None and len(parts) > 1:
+            joined[name] = np.concatenate([widen(part[name], width, axis) for part in parts], axis)
+    return joined
+
+
+def widen(array: NDArray[Any], width: int, axis: int) -> NDArray[Any]:
+    if axis != POSITION_AXIS["attentions"]:
+        return array
+    return np.pad(array, [(0, 0)] * 3 + [(0, width - array.shape[3])])
 
 
 def decode_outputs(session: DecodeSession, case: Case) -> Outputs:
-    """Logits of the last position [1, 1, V] and the cache, of a case with one row."""
+    """Logits behind each chunk [1, chunks, V] and the cache, of a case with one row."""
+    logits = []
     with session.sequence() as sequence:
         for chunk in case.chunks():
             next_token = sequence.advance(chunk.input_ids[0].tolist())
-        logits = sequence.logits.copy()
-        if next_token != logits.argmax():
-            raise RuntimeError(f"next_token is {next_token}, but the largest of the logits is {logits.argmax()}")
-        return {"logits": logits[None, None], **{name: part.copy() for name, part in sequence.cache().items()}}
+            logits.append(sequence.logits.copy())
+            if next_token != logits[-1].argmax():
+                raise ParityError(f"next_token is {next_token}, but the largest of the logits is {logits[-1].argmax()}")
+        return {"logits": np.stack(logits)[None], **{name: part.copy() for name, part in sequence.cache().items()}}
 
 
-def last_position(outputs: Outputs) -> Outputs:
+def decoded(outputs: Outputs, case: Case) -> Outputs:
     """What the decode graph returns of the reference graph's outputs."""
     cache = {name: array for name, array in outputs.items() if name.startswith("present.")}
-    return {"logits": outputs["logits"][:, -1:], **cache}
+    return {"logits": outputs["logits"][:, np.cumsum(case.lengths) - 1], **cache}
+
+
+def last_only(name: str, outputs: NDArray[Any]) -> bool:
+    """Whether `outputs` holds a single position of something that is made for each."""
+    axis = POSITION_AXIS.get(name.partition(".")[0])
+    return axis is not None and outputs.shape[axis] == 1
+
+
+def worst_position_error(name: str, outputs: NDArray[Any], truth: NDArray[Any]) -> float:
+    """The largest error of a single position, each relative to the norm of the truth there."""
+    axis = POSITION_AXIS.get(name.partition(".")[0])
+    if axis is None:
+        return normwise_error(outputs, truth)
+    pairs = zip(np.moveaxis(outputs, axis, 0), np.moveaxis(truth, axis, 0), strict=True)
+    return max(normwise_error(position, true) for position, true in pairs)
 
 
 def normwise_error(outputs: NDArray[Any], truth: NDArray[Any]) -> float:

@@ -1,7 +1,7 @@
 """The verdict on a bundle: as data for its manifest, as a table for people."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich import box
@@ -15,13 +15,7 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor in one case: its normwise error against float64, and what is allowed.
-
-    `pytorch_error` is the largest that PyTorch's own float32 makes in this tensor over all cases, not the one of this
-    case alone. An error of one small tensor is one draw of a random size: over twelve texts the last logits of
-    PyTorch's eager and SDPA attention, equal in principle, had errors in ratios from 0.7 to 1.5, and a draw that
-    happens to be small would condemn whatever is held against it.
-    """
+    """One tensor in one case: its normwise error against float64, and the largest of PyTorch's own float32 in it."""
 
     graph: str
     tensor: str
@@ -42,15 +36,6 @@ class Row:
     def family(self) -> str:
         """`present.*.key` for `present.7.key`."""
         return ".".join("*" if part.isdigit() else part for part in self.tensor.split("."))
-
-
-def with_largest_noise(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """The rows with each tensor's `pytorch_error` replaced by its largest over the cases."""
-    rows, largest = list(rows), dict[tuple[str, str], float]()
-    for row in rows:
-        key = row.graph, row.tensor
-        largest[key] = max(largest.get(key, 0.0), row.pytorch_error)
-    return tuple(replace(row, pytorch_error=largest[row.graph, row.tensor]) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -78,7 +63,7 @@ class Report:
         return {
             "truth": "PyTorch in float64 with eager attention",
             "rule": f"error <= max({FACTOR:g} * pytorch_error, {FLOOR:g}), relative to the norm of the truth; "
-            "pytorch_error is the largest of PyTorch's own float32 over the cases",
+            "pytorch_error is the largest of PyTorch's float32 over the cases; of a single position, over positions",
             "passed": self.passed,
             "cases": list(dict.fromkeys(row.case for row in self.rows)),
             "tensors": [asdict(row) for row in self.worst("graph", "tensor")],
@@ -115,7 +100,7 @@ def describe(difference: Difference) -> str:
 
 
 def make_table(report: Report) -> Table:
-    """A line a family of tensors: its worst case, and the error there beside PyTorch's own."""
+    """A line a family of tensors: its worst case, and the error there beside the largest of PyTorch's own."""
     title = "Parity with PyTorch float64, relative errors: the worst of each kind"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for heading in ("graph", "tensor", "worst case"):

@@ -92,7 +92,8 @@ def prepare_tokens(books: Path, work: Path) -> tuple[GPT2TokenizerFast, np.ndarr
         tokenizer = train_vocabulary(texts, VOCABULARY, CONTEXT)
         save_vocabulary(tokenizer, work)
         held_out = [read_book(books, number) for number in HELD_OUT]
-        np.savez(work / "tokens.npz", training=encode(tokenizer, texts), held_out=encode(tokenizer, held_out))
+        np.savez(work / "part.npz", training=encode(tokenizer, texts), held_out=encode(tokenizer, held_out))
+        (work / "part.npz").replace(work / "tokens.npz")
     arrays = np.load(work / "tokens.npz")
     return GPT2TokenizerFast.from_pretrained(work), arrays["training"], arrays["held_out"]
 

@@ -35,6 +35,8 @@ def read_prompt(argument: str) -> str:
     """The argument itself, or standard input less the line end that a shell adds."""
     if argument != "-":
         return argument
+    if sys.stdin is None:
+        raise ValueError("standard input is closed; give the prompt as an argument")
     try:
         return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:

@@ -28,6 +28,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader went away; nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code, message = 1, ""
+    except OSError as error:
+        code, message = 1, f"{error.filename or 'output'}: {error.strerror or error}"
     if message:
         print(f"gpt2-onnx: {one_line(message)}", file=sys.stderr)
     sys.exit(code)

@@ -1,6 +1,7 @@
 """`python -m export` as its user meets it."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -9,6 +10,17 @@ import sys
 import time
 
 import pytest
+
+OTHER_EPSILON = """
+import copy
+import export.reference_graph as graph
+original = graph.weightless_model
+def other(config):
+    config = copy.deepcopy(config)
+    config.layer_norm_epsilon = 1e-3
+    return original(config)
+graph.weightless_model = other
+"""
 
 
 def export(*arguments, **options):
@@ -54,16 +66,21 @@ def test_wrong_usage_is_one_line(arguments, code, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_graphs_that_do_not_compute_the_checkpoint_are_not_written(checkpoint, tmp_path):
-    """The bound set to nothing, as if the graphs were wrong: everything else is the real thing."""
-    script = (
-        "import sys, export.parity.report as report; report.FACTOR = report.FLOOR = 1e-12; "
-        "from export.cli import main; main()"
-    )
+@pytest.mark.parametrize(
+    ("defect", "seen"),
+    [
+        ("import export.decode_graph as g; g.attention_scale = lambda config, layer: 0.999 / 8 ** 0.5", "decode"),
+        ("import export.decode_graph as g; g.ACTIVATIONS = {'gelu_new': 'BiasGelu'}", "decode"),
+        (OTHER_EPSILON, "reference"),
+    ],
+)
+def test_graphs_that_do_not_compute_the_checkpoint_are_not_written(checkpoint, tmp_path, defect, seen):
+    """A scale off by a thousandth, the other gelu, another epsilon: each is found, and shown."""
+    script = f"{defect}\nfrom export.cli import main; main()"
     command = [sys.executable, "-c", script, str(checkpoint), "--output", str(tmp_path / "bundle")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1
-    assert "FAIL" in done.stderr
+    assert done.returncode == 1, done.stderr
+    assert any(seen in line and "FAIL" in line for line in done.stderr.splitlines())
     assert "do not compute what PyTorch computes; nothing was written" in done.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
@@ -91,7 +108,16 @@ def test_a_stopped_export_leaves_nothing(checkpoint, tmp_path, sign):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_checkpoint_in_a_read_only_place_is_exported(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint, tmp_path / "read-only")
     folder.chmod(0o500)
     assert export(folder, "--output", tmp_path / "bundle").returncode == 0
+
+
+def test_without_onnx_runtime_it_is_one_line(tmp_path):
+    (tmp_path / "onnxruntime-1.0.dist-info").mkdir()
+    (tmp_path / "onnxruntime_gpu-1.0.dist-info").mkdir()
+    done = export("gpt2", "--output", tmp_path / "bundle", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "onnxruntime and onnxruntime-gpu are both installed" in done.stderr

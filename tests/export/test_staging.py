@@ -65,3 +65,25 @@ def test_an_empty_folder_is_taken(tmp_path):
     with staged(tmp_path / "gpt2", force=False) as work:
         fill(work)
     assert (tmp_path / "gpt2" / "manifest.json").exists()
+
+
+def test_what_was_put_there_meanwhile_is_kept(tmp_path):
+    def export():
+        with staged(tmp_path / "gpt2", force=False) as work:
+            fill(work)
+            fill(tmp_path / "gpt2", "somebody else's")
+
+    with pytest.raises(ExportError, match="exists"):
+        export()
+    assert (tmp_path / "gpt2" / "manifest.json").read_text() == "somebody else's"
+    assert list(tmp_path.iterdir()) == [tmp_path / "gpt2"]
+
+
+def test_a_link_to_a_bundle_stays_a_link(tmp_path):
+    fill(tmp_path / "real", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with staged(tmp_path / "link", force=True) as work:
+        fill(work)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "manifest.json").read_text() == "new"
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "link", tmp_path / "real"]

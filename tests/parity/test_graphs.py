@@ -39,13 +39,21 @@ def test_reference_graph_returns_what_pytorch_returns(pair, pytorch, names, leng
     pair.assert_close(pair.reference.run(ids), names(pytorch(pair.truth, ids)), f"{length} tokens")
 
 
-def test_reference_graph_goes_on_from_a_past(pair, pytorch, names):
-    ids = pair.text_ids(24)
-    for split in (23, 9):  # S = 1 and S > 1 with a past
-        past = pair.reference.run(ids[:, :split])
-        outputs = pair.reference.run(ids[:, split:], past=past)
-        truth = pytorch(pair.truth, ids[:, split:], past=pytorch(pair.truth, ids[:, :split]).past_key_values)
-        pair.assert_close(outputs, names(truth), f"{24 - split} tokens after {split}")
+@pytest.mark.parametrize("lengths", [(1,) * 24, (9, 15), (20, 1, 3)], ids=["token by token", "9 and 15", "20, 1 and 3"])
+def test_reference_graph_goes_on_from_a_past(pair, pytorch, names, lengths):
+    """The chunks' outputs side by side are those of one run, for S = 1 and S > 1."""
+    ids, past, parts = pair.text_ids(24), None, []
+    for end, length in zip(np.cumsum(lengths), lengths, strict=True):
+        past = pair.reference.run(ids[:, end - length : end], past=past)
+        parts.append(past)
+    outputs = dict(past)
+    for name in outputs:
+        if name == "logits" or name.startswith("hidden_states."):
+            outputs[name] = np.concatenate([part[name] for part in parts], axis=1)
+        elif name.startswith("attentions."):
+            wide = [np.pad(part[name], [(0, 0)] * 3 + [(0, 24 - part[name].shape[3])]) for part in parts]
+            outputs[name] = np.concatenate(wide, axis=2)
+    pair.assert_close(outputs, names(pytorch(pair.truth, ids)), f"chunks {lengths}")
 
 
 def test_reference_graph_takes_a_left_padded_batch(pair, pytorch, names):
@@ -57,17 +65,40 @@ def test_reference_graph_takes_a_left_padded_batch(pair, pytorch, names):
     pair.assert_close(outputs, names(pytorch(pair.truth, ids, mask)), "left-padded batch")
 
 
-@pytest.mark.parametrize("lengths", [(1,), (31,), (30, 1), (1, 1, 1), (9, 14, 8)], ids=str)
-def test_decode_graph_returns_what_pytorch_returns(pair, pytorch, names, lengths):
-    ids = pair.text_ids(sum(lengths))
+def run_decode(pair, ids, lengths):
+    """(next token, logits [1, 1, V] and cache) after feeding `ids` in chunks."""
     with pair.decode.sequence() as sequence:
         for end, length in zip(np.cumsum(lengths), lengths, strict=True):
             token = sequence.advance(ids[0, end - length : end].tolist())
-        outputs = {"logits": sequence.logits.copy(), **sequence.cache()}
-        truth = {name: array for name, array in names(pytorch(pair.truth, ids)).items() if name in outputs}
-        truth["logits"] = truth["logits"][0, -1]
-        pair.assert_close(outputs, truth, f"chunks {lengths}")
-        assert token == truth["logits"].argmax()
+        cache = {name: array.copy() for name, array in sequence.cache().items()}
+        return token, {"logits": sequence.logits[None, None].copy(), **cache}
+
+
+def decode_truth(pair, pytorch, names, ids):
+    """The last position's logits, and every key and value."""
+    truth = names(pytorch(pair.truth, ids))
+    return {
+        "logits": truth["logits"][:, -1:],
+        **{name: array for name, array in truth.items() if name.startswith("present.")},
+    }
+
+
+@pytest.mark.parametrize("lengths", [(1,), (31,), (30, 1), (1, 1, 1), (9, 14, 8)], ids=str)
+def test_decode_graph_returns_what_pytorch_returns(pair, pytorch, names, lengths):
+    ids = pair.text_ids(sum(lengths))
+    token, outputs = run_decode(pair, ids, lengths)
+    truth = decode_truth(pair, pytorch, names, ids)
+    pair.assert_close(outputs, truth, f"chunks {lengths}")
+    assert token == truth["logits"].argmax()
+
+
+def test_decode_graph_reaches_the_end_of_the_context(pair, pytorch, names):
+    context = pair.architecture.n_positions
+    ids = pair.text_ids(context)
+    token, outputs = run_decode(pair, ids, (context - 2, 1, 1))
+    truth = decode_truth(pair, pytorch, names, ids)
+    pair.assert_close(outputs, truth, "the whole context")
+    assert token == truth["logits"].argmax()
 
 
 def test_both_graphs_share_one_weights_file(pair):
