@@ -28,7 +28,8 @@ check: $(READY)
 	$(BIN)/lint-imports
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; make PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; make PYTHON=...")'
+	@echo "== making .venv, once: PyTorch, ONNX Runtime and the tools of the tests, about a gigabyte"
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[cpu,export]" --group dev
