@@ -64,8 +64,8 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """Ids of a prompt, and those that PyTorch says behind it."""
+class Continuation:
+    """Ids of a prompt, and those that greedy decoding says behind it."""
 
     prompt_ids: list[int]
     token_ids: list[int]
@@ -89,10 +89,10 @@ class Manifest:
         made = ", ".join(f"{graph.kind} {graph.precision}" for graph in self.graphs) or "none"
         raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}")
 
-    def probes(self) -> list[Probe]:
+    def probes(self) -> list[Continuation]:
         """The greedy tokens that PyTorch gave, to be replayed anywhere."""
         try:
-            probes = [build(Probe, probe) for probe in self.parity["greedy"]["probes"]]
+            probes = [build(Continuation, probe) for probe in self.parity["greedy"]["probes"]]
             ids = {token for probe in probes for token in (*probe.prompt_ids, *probe.token_ids)}
             longest = max(len(probe.prompt_ids) + len(probe.token_ids) for probe in probes)
             if not ids.issubset(range(self.architecture.vocab_size)) or not all(probe.prompt_ids for probe in probes):

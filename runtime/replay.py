@@ -6,7 +6,7 @@ from runtime.decode_session import DecodeSession
 from runtime.generation import generate
 
 
-def greedy_tokens(session: DecodeSession, prompt_ids: Sequence[int], count: int) -> tuple[int, ...]:
+def greedy_tokens(session: DecodeSession, prompt_ids: Sequence[int], count: int) -> list[int]:
     """The `count` most likely ids behind `prompt_ids`."""
     with session.sequence() as sequence:
-        return tuple(generate(sequence.advance, prompt_ids, max_new_tokens=count, stop_ids=()))
+        return list(generate(sequence.advance, prompt_ids, max_new_tokens=count, stop_ids=()))

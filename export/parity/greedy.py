@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from runtime.decode_session import DecodeSession
+from runtime.manifest import Continuation
 from runtime.replay import greedy_tokens
 
 PROMPTS = (
@@ -24,14 +25,6 @@ PROMPTS = (
     "In the year 1897 the city of London",
 )
 MAX_NEW_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """Ids of a prompt and what the bundle made of it."""
-
-    prompt_ids: tuple[int, ...]
-    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ def continue_prompts(session: DecodeSession, prompts: Sequence[Sequence[int]], n
 
 def continue_prompt(session: DecodeSession, prompt_ids: Sequence[int], n_positions: int) -> Continuation:
     count = min(MAX_NEW_TOKENS, n_positions - len(prompt_ids))
-    return Continuation(tuple(prompt_ids), greedy_tokens(session, prompt_ids, count))
+    return Continuation(list(prompt_ids), greedy_tokens(session, prompt_ids, count))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from export.parity.greedy import Continuation, Difference
+from export.parity.greedy import Difference
+from runtime.manifest import Continuation
 
 FACTOR = 2.0
 FLOOR = 1e-6

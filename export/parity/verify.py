@@ -8,7 +8,7 @@ from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
 from export.parity.cases import Case, make_cases
-from export.parity.greedy import PROMPTS, Continuation, Difference, continue_prompts, find_suspects, judge_suspect
+from export.parity.greedy import PROMPTS, Difference, continue_prompts, find_suspects, judge_suspect
 from export.parity.outputs import (
     Outputs,
     decode_outputs,
@@ -23,6 +23,7 @@ from export.parity.report import Report, Row
 from export.progress import Progress
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession
+from runtime.manifest import Continuation
 from runtime.reference_session import ReferenceSession
 from runtime.tokenizer import Tokenizer
 

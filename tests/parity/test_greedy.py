@@ -31,12 +31,12 @@ PROMPTS = [
 ]
 
 
-def generate(model, prompt_ids: list[int], count: int) -> tuple[int, ...]:
+def generate(model, prompt_ids: list[int], count: int) -> list[int]:
     """transformers' own greedy decoding, ends of text ignored."""
     ids = torch.tensor([prompt_ids])
     settings = {"do_sample": False, "max_new_tokens": count, "min_new_tokens": count, "eos_token_id": None}
     output = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
-    return tuple(output[0, ids.shape[1] :].tolist())
+    return output[0, ids.shape[1] :].tolist()
 
 
 def assert_same(pair, tokens, expected, prompt_ids) -> None:
@@ -44,7 +44,7 @@ def assert_same(pair, tokens, expected, prompt_ids) -> None:
     if tokens == expected:
         return
     at = next(n for n, (a, b) in enumerate(zip(tokens, expected, strict=True)) if a != b)
-    ids = torch.tensor([prompt_ids + list(expected[:at])])
+    ids = torch.tensor([prompt_ids + expected[:at]])
     with torch.no_grad():
         truth, float32 = pair.truth(ids).logits[0, -1].numpy(), pair.float32(ids).logits[0, -1].numpy()
     second, best = np.sort(truth)[-2:]

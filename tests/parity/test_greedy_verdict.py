@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from export.parity.greedy import Continuation, Suspect, find_suspects, judge_suspect
+from export.parity.greedy import Suspect, find_suspects, judge_suspect
+from runtime.manifest import Continuation
 
 
 @pytest.fixture
@@ -12,7 +13,7 @@ def continuation(shipped):
     """A prompt and what PyTorch says behind it."""
     prompt_ids = shipped.tokenizer("It was a dark night")["input_ids"]
     output = shipped.float32.generate(torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=12, pad_token_id=0)
-    return Continuation(tuple(prompt_ids), tuple(output[0, len(prompt_ids) :].tolist()))
+    return Continuation(prompt_ids, output[0, len(prompt_ids) :].tolist())
 
 
 def test_pytorchs_own_tokens_raise_no_suspicion(shipped, continuation):
@@ -22,7 +23,7 @@ def test_pytorchs_own_tokens_raise_no_suspicion(shipped, continuation):
 def test_another_token_is_found_and_fails_where_pytorch_is_sure(shipped, continuation):
     tokens = list(continuation.token_ids)
     tokens[5] = (tokens[5] + 1) % 8192
-    wrong = Continuation(continuation.prompt_ids, tuple(tokens))
+    wrong = Continuation(continuation.prompt_ids, tokens)
     [suspect] = find_suspects(shipped.float32, [continuation, wrong])
     assert (suspect.prompt, suspect.position) == (1, 5)
     difference = judge_suspect(shipped.truth, wrong, suspect)

@@ -97,3 +97,18 @@ def test_there_is_at_least_one_cpu_where_nothing_is_known(cpus, tmp_path, monkey
     cpus(None, 1)
     monkeypatch.delattr(os, "sched_getaffinity")
     assert available_cpus(tmp_path / "nothing") == 1
+
+
+@pytest.mark.usefixtures("cpus")
+def test_every_group_on_the_way_to_this_processs_own_is_a_bound(tmp_path):
+    """As systemd sets a service's CPUQuota: not at the root."""
+    service = tmp_path / "system.slice" / "gpt2.service"
+    service.mkdir(parents=True)
+    membership = tmp_path / "membership"
+    membership.write_text("1:cpu:/elsewhere\n0::/system.slice/gpt2.service\n")
+    (service / "cpu.max").write_text("300000 100000")
+    assert available_cpus(tmp_path, membership) == 3
+    (tmp_path / "system.slice" / "cpu.max").write_text("200000 100000")
+    assert available_cpus(tmp_path, membership) == 2
+    (tmp_path / "system.slice" / "cpu.max").write_text("max 100000")
+    assert available_cpus(tmp_path, membership) == 3
