@@ -19,7 +19,7 @@ POSITION_AXIS = {"logits": 1, "hidden_states": 1, "attentions": 2}
 @torch.no_grad()
 def pytorch_outputs(model: GPT2LMHeadModel, case: Case) -> Outputs:
     """In the precision of `model`, each chunk fed the cache of the one before."""
-    past, parts = None, []
+    past, parts, outputs = None, [], {}
     for chunk in case.chunks():
         result = model(
             torch.from_numpy(chunk.input_ids),
@@ -30,9 +30,9 @@ def pytorch_outputs(model: GPT2LMHeadModel, case: Case) -> Outputs:
             output_hidden_states=True,
             output_attentions=True,
         )
-        past = result.past_key_values
-        parts.append(named_outputs(result))
-    return join(parts)
+        past, outputs = result.past_key_values, named_outputs(result)
+        parts.append(by_position(outputs))
+    return join(parts, outputs)
 
 
 def named_outputs(result: Any) -> Outputs:
@@ -47,24 +47,33 @@ def named_outputs(result: Any) -> Outputs:
 
 def reference_outputs(session: ReferenceSession, case: Case) -> Outputs:
     """Each chunk fed the cache of the one before."""
-    parts: list[Outputs] = [{}]
+    outputs: Outputs = {}
+    parts = []
     for chunk in case.chunks():
-        parts.append(session.run(chunk.input_ids, attention_mask=chunk.attention_mask, past=parts[-1]))
-    return join(parts[1:])
+        outputs = session.run(chunk.input_ids, attention_mask=chunk.attention_mask, past=outputs)
+        parts.append(by_position(outputs))
+    return join(parts, outputs)
 
 
-def join(parts: list[Outputs]) -> Outputs:
-    """The outputs of consecutive chunks as those of one run; attention maps [B, H, S, P+S] get their full width."""
-    joined, width = dict(parts[-1]), parts[-1]["present.0.key"].shape[2]
-    for name in joined:
-        axis = POSITION_AXIS.get(name.partition(".")[0])
-        if axis is not None and len(parts) > 1:
-            joined[name] = np.concatenate([widen(part[name], width, axis) for part in parts], axis)
-    return joined
+def position_axis(name: str) -> int | None:
+    """The axis of the positions that a run was fed; the cache has none, it is of all positions so far."""
+    return POSITION_AXIS.get(name.partition(".")[0])
 
 
-def widen(array: NDArray[Any], width: int, axis: int) -> NDArray[Any]:
-    if axis != POSITION_AXIS["attentions"]:
+def by_position(outputs: Outputs) -> Outputs:
+    return {name: array for name, array in outputs.items() if position_axis(name) is not None}
+
+
+def join(parts: list[Outputs], last: Outputs) -> Outputs:
+    """The outputs of consecutive chunks as those of one run, whose cache is that of the last."""
+    width = last["present.0.key"].shape[2]
+    wide = [{name: full_width(name, array, width) for name, array in part.items()} for part in parts]
+    return {**last, **{name: np.concatenate([part[name] for part in wide], position_axis(name)) for name in wide[0]}}
+
+
+def full_width(name: str, array: NDArray[Any], width: int) -> NDArray[Any]:
+    """Attention maps [B, H, S, P+S] of an early chunk, as wide as those of the last."""
+    if not name.startswith("attentions."):
         return array
     return np.pad(array, [(0, 0)] * 3 + [(0, width - array.shape[3])])
 
@@ -89,13 +98,13 @@ def decoded(outputs: Outputs, case: Case) -> Outputs:
 
 def last_only(name: str, outputs: NDArray[Any]) -> bool:
     """Whether `outputs` holds a single position of something that is made for each."""
-    axis = POSITION_AXIS.get(name.partition(".")[0])
+    axis = position_axis(name)
     return axis is not None and outputs.shape[axis] == 1
 
 
 def worst_position_error(name: str, outputs: NDArray[Any], truth: NDArray[Any]) -> float:
     """The largest error of a single position, each relative to the norm of the truth there."""
-    axis = POSITION_AXIS.get(name.partition(".")[0])
+    axis = position_axis(name)
     if axis is None:
         return normwise_error(outputs, truth)
     pairs = zip(np.moveaxis(outputs, axis, 0), np.moveaxis(truth, axis, 0), strict=True)
