@@ -32,7 +32,7 @@ def main() -> None:
         needs = "" if error.name is None else '; export needs its extra: pip install "gpt2-onnx[export,cpu]"'
         fail(f"{error}{needs}", 1)
     except OSError as error:
-        fail(f"{error.filename or options.output}: {error.strerror or error}", 1)
+        fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except (RuntimeError, ValueError) as error:  # BundleError and ExportError among them
         fail(str(error), 1)
 

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -24,8 +25,9 @@ def ensure_onnxruntime() -> None:
         raise ImportError('no ONNX Runtime is installed; install one: pip install "gpt2-onnx[cpu]" (or [gpu] for CUDA)')
 
 
+@cache
 def load_onnxruntime() -> ModuleType:
-    """The onnxruntime module."""
+    """The onnxruntime module, its installation checked once: every new sequence asks for it."""
     ensure_onnxruntime()
     return importlib.import_module("onnxruntime")
 

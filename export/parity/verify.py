@@ -51,11 +51,12 @@ def verify_bundle(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) ->
     cases = make_cases(text_ids, architecture.vocab_size, architecture.n_positions)
     progress("PyTorch in float32 and float64")
     standards = measure_pytorch(checkpoint, cases)
+    noise = largest_noise(standards)
     progress("the reference graph")
-    rows = judge_reference(bundle, standards)
+    rows = judge_reference(bundle, standards, noise)
     progress("the decode graph")
     decode = DecodeSession(bundle.graph_path("decode"), architecture, device="cpu", threads=None)
-    rows += judge_decode(decode, standards)
+    rows += judge_decode(decode, standards, noise)
     continuations = continue_prompts(decode, prompts, architecture.n_positions)
     del decode, standards
     progress("greedy tokens in PyTorch")
@@ -84,10 +85,9 @@ def make_standard(case: Case, float32: Outputs, truth: Outputs) -> Standard:
     return Standard(case, truth, noise)
 
 
-def judge_reference(bundle: Bundle, standards: list[Standard]) -> list[Row]:
+def judge_reference(bundle: Bundle, standards: list[Standard], noise: Noise) -> list[Row]:
     architecture = bundle.manifest.architecture
     session = ReferenceSession(bundle.graph_path("reference"), architecture, device="cpu", threads=None)
-    noise = largest_noise(standards)
     return [
         row
         for standard in standards
@@ -95,9 +95,8 @@ def judge_reference(bundle: Bundle, standards: list[Standard]) -> list[Row]:
     ]
 
 
-def judge_decode(session: DecodeSession, standards: list[Standard]) -> list[Row]:
+def judge_decode(session: DecodeSession, standards: list[Standard], noise: Noise) -> list[Row]:
     """All cases but the padded one: the decode graph knows a sequence by its length, not by a mask."""
-    noise = largest_noise(standards)
     return [
         row
         for standard in standards
