@@ -2,7 +2,7 @@
 
 The nodes are ONNX Runtime's own fused ones (domain com.microsoft, documented in its ContribOperators.md):
 GroupQueryAttention appends to a cache that past and present share, and SkipLayerNormalization adds bias and residual
-while it normalizes. Only the last position reaches `lm_head`, and ArgMax picks the next token.
+while it normalizes. Only the positions asked for reach `lm_head`, and ArgMax picks the next token of each.
 """
 
 from collections.abc import Mapping
@@ -108,12 +108,14 @@ class DecodeGraph:
         return self.add(kind, name, [biased])
 
     def head(self, hidden: str) -> None:
-        """Logits of the last position alone, and their ArgMax."""
-        last = self.add("Gather", "last_position", [hidden, self.scalar("last", -1)], axis=1)  # [B, C]
+        """Logits of the positions asked for, and their ArgMax."""
+        shape = self.constant("positions_by_embedding", [-1, self.config.n_embd])
+        positions = self.add("Reshape", "positions", [hidden, shape])  # [B*S, C]
+        asked = self.add("Gather", "asked_positions", [positions, "logits_indices"], axis=0)  # [N, C]
         tied = self.config.tie_word_embeddings
         weight = "transformer.wte.weight" if tied else "lm_head.weight"
-        self.add_node("Gemm", "lm_head", [last, weight], ["logits"], transB=1)  # [B, V]
-        self.add_node("ArgMax", "next_token", ["logits"], ["next_token"], axis=-1, keepdims=1)  # [B, 1]
+        self.add_node("Gemm", "lm_head", [asked, weight], ["logits"], transB=1)  # [N, V]
+        self.add_node("ArgMax", "next_token", ["logits"], ["next_token"], axis=-1, keepdims=1)  # [N, 1]
 
     def add(self, kind: str, name: str, inputs: list[str], domain: str = "", **attributes: Any) -> str:
         """A node with one output, whose name it returns."""
@@ -125,8 +127,7 @@ class DecodeGraph:
     ) -> None:
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
 
-    def scalar(self, name: str, value: int) -> str:
-        """A 0-d constant: a Gather index of one dimension would keep the axis it gathers from."""
+    def constant(self, name: str, value: list[int]) -> str:
         self.constants.append(numpy_helper.from_array(np.array(value, np.int64), name))
         return name
 
@@ -137,13 +138,14 @@ class DecodeGraph:
             helper.make_tensor_value_info("position_ids", TensorProto.INT64, ids),
             helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, ["batch_size"]),
             helper.make_tensor_value_info("total_sequence_length", TensorProto.INT32, [1]),
+            helper.make_tensor_value_info("logits_indices", TensorProto.INT64, ["logits_count"]),
             *self.cache("past_key_values"),
         ]
 
     def outputs(self) -> list[onnx.ValueInfoProto]:
         return [
-            helper.make_tensor_value_info("next_token", TensorProto.INT64, ["batch_size", 1]),
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch_size", self.config.vocab_size]),
+            helper.make_tensor_value_info("next_token", TensorProto.INT64, ["logits_count", 1]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["logits_count", self.config.vocab_size]),
             *self.cache("present"),
         ]
 

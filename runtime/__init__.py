@@ -5,25 +5,47 @@
     print(runtime.complete("It was a bright cold day", max_new_tokens=32))
 
     model = runtime.load("models/gpt2")
-    completion = model.complete("It was a bright cold day")
+    completion = model.complete("It was a bright cold day", temperature=0.8, seed=1)
+    completions = model.complete(["It was a bright", "She said"])
+    pieces = model.stream("It was a bright cold day", stop=".")
+    perplexity = model.score("It was a bright cold day in April.").perplexity
+    session = model.session()
 
 What can be raised, all the way down:
 
     ImportError        no usable ONNX Runtime is installed; the message names the command that mends it
     TypeError          an argument of the wrong type
+    RuntimeError       a session that is closed, or under way elsewhere
     ValueError         an option out of its range, or a prompt that does not fit the context
-      x BundleError    a bundle that is missing, damaged or not ours
+      └ BundleError    a bundle that is missing, damaged or not ours
 """
 
 from runtime.errors import BundleError
 from runtime.onnx_runtime import ensure_onnxruntime, started_as_command
 
 __version__ = "0.1.0"
-__all__ = ["BundleError", "Completion", "Model", "complete", "load"]
+__all__ = [
+    "BundleError",
+    "Completion",
+    "GenerationOptions",
+    "Model",
+    "Score",
+    "Session",
+    "Stream",
+    "TokenLogprob",
+    "complete",
+    "load",
+]
 
 if not started_as_command():  # a command says the same in one line, without a traceback
     ensure_onnxruntime()
 
 from runtime.completion import Completion
 from runtime.default_model import complete
-from runtime.model import Model, load
+from runtime.loading import load
+from runtime.logprobs import TokenLogprob
+from runtime.model import Model
+from runtime.scoring import Score
+from runtime.settings import GenerationOptions
+from runtime.stream import Stream
+from runtime.text_session import Session

@@ -1,7 +1,9 @@
 """What a completion is."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from runtime.logprobs import TokenLogprob
 
 FinishReason = Literal["stop", "length"]
 
@@ -11,16 +13,22 @@ class Completion:
     """The continuation of one prompt; `str()` gives its text.
 
     Attributes:
-        text: The continuation alone, without the prompt and without `<|endoftext|>`.
-        token_ids: Every generated id, an ending `<|endoftext|>` included.
-        finish_reason: `"stop"` if the model ended the text, `"length"` if `max_new_tokens` or the context did.
+        text: The continuation alone, without the prompt, and without the `<|endoftext|>` or the stop that ended it.
+        token_ids: Every generated id, those of an ending `<|endoftext|>` or stop included.
+        finish_reason: `"stop"` if the model or a stop ended it, `"length"` if `max_new_tokens` or the context did.
         prompt_tokens: Tokens in the prompt.
+        logprobs: One for each of `token_ids`, if asked for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     prompt_tokens: int
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     def __str__(self) -> str:
         return self.text
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: everything that was asked for."""
+        return {name: value for name, value in asdict(self).items() if value is not None}

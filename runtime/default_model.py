@@ -3,38 +3,69 @@
 import os
 import threading
 from pathlib import Path
+from typing import Unpack, overload
 
 from runtime.completion import Completion
-from runtime.model import MAX_NEW_TOKENS, Model, find_model, load
+from runtime.loading import find_model, load
+from runtime.model import BATCH_SIZE, Model, Prompts
 from runtime.options import check_device
+from runtime.settings import GenerationOptions
 
 _loaded: dict[tuple[str, str], Model] = {}
 _lock = threading.Lock()
 
 
+Folder = str | os.PathLike[str] | None
+
+
+@overload
 def complete(
     prompt: str,
     *,
-    model: str | os.PathLike[str] | None = None,
+    model: Folder = None,
     device: str = "auto",
-    max_new_tokens: int = MAX_NEW_TOKENS,
-) -> Completion:
-    """Continue `prompt` with the most likely tokens; the model is loaded once and kept.
+    batch_size: int = BATCH_SIZE,
+    **options: Unpack[GenerationOptions],
+) -> Completion: ...
+@overload
+def complete(
+    prompt: Prompts,
+    *,
+    model: Folder = None,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    **options: Unpack[GenerationOptions],
+) -> list[Completion]: ...
+def complete(
+    prompt: str | Prompts,
+    *,
+    model: Folder = None,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    **options: Unpack[GenerationOptions],
+) -> Completion | list[Completion]:
+    """Continue a prompt, or several side by side; the model is loaded once and kept.
 
     Args:
-        prompt: Text; an empty one starts from `<|endoftext|>`.
+        prompt: Text, or a list of texts; an empty text starts from `<|endoftext|>`.
         model: A bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
         device: `"auto"` or `"cpu"`.
-        max_new_tokens: Tokens to generate at most, 1 or more; the end of the context ends a text too.
+        batch_size: Of a list, how many prompts are under way at once, 1 to 1,024.
+        options: See `GenerationOptions`.
+
+    Returns:
+        A completion; of a list of prompts a list, in their order.
 
     Raises:
         BundleError: The bundle is missing, damaged, newer than this release, or not a bundle.
         ValueError: An option out of its range, or a prompt that leaves no room in the context.
 
     Example:
-        >>> print(runtime.complete("It was a bright cold day", max_new_tokens=32))  # doctest: +SKIP
+        >>> completion = runtime.complete("It was a bright cold day", max_new_tokens=32)
+        >>> len(completion.token_ids)
+        32
     """
-    return kept_model(find_model(model), device).complete(prompt, max_new_tokens=max_new_tokens)
+    return kept_model(find_model(model), device).complete(prompt, batch_size=batch_size, **options)
 
 
 def kept_model(path: Path, device: str) -> Model:

@@ -1,16 +1,78 @@
-"""The greedy loop. It knows no ONNX: a step is any function from new ids to the next one."""
+"""One text under way. It knows no ONNX: it is told logits, and says which id comes next and whether it was the last."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
-Step = Callable[[Sequence[int]], int]
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.completion import Completion, FinishReason
+from runtime.logprobs import TokenLogprob, token_logprob
+from runtime.sampling import Sampler
+from runtime.settings import Settings
+from runtime.stops import StopFilter
+from runtime.tokenizer import IncrementalDecoder, Tokenizer
 
 
-def generate(step: Step, prompt_ids: Sequence[int], *, max_new_tokens: int, stop_ids: Collection[int]) -> Iterator[int]:
-    """Yield ids until one of `stop_ids`, which is yielded too, or until `max_new_tokens` of them."""
-    new_ids = prompt_ids
-    for _ in range(max_new_tokens):
-        token = step(new_ids)
-        yield token
-        if token in stop_ids:
-            return
-        new_ids = (token,)
+class Generation:
+    """The continuation of one prompt, a token at a time, until `finish_reason` is set.
+
+    Args:
+        prompt_ids: At least one.
+        settings: What the caller asked for.
+        tokenizer: Gives the ids their text.
+        eos_ids: Ids that end a text, unless the settings ignore them.
+        room: Tokens that the context has left, 1 or more.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        settings: Settings,
+        *,
+        tokenizer: Tokenizer,
+        eos_ids: Collection[int],
+        room: int,
+    ) -> None:
+        self.prompt_ids = prompt_ids
+        self.token_ids: list[int] = []
+        self.text = ""  # what is certain so far
+        self.finish_reason: FinishReason | None = None
+        self._eos_ids = () if settings.ignore_eos else eos_ids
+        self._limit = min(settings.max_new_tokens, room)
+        greedy = not settings.samples and settings.repetition_penalty is None
+        self._sampler = None if greedy else Sampler(settings, prompt_ids)
+        self._logprobs: list[TokenLogprob] | None = None if settings.logprobs is None else []
+        self._top = settings.logprobs or 0
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._stops = StopFilter(settings.stop)
+
+    def take(self, most_likely: int, logits: NDArray[np.float32]) -> int:
+        """Decide on the next id, given logits [V] and the most likely id, which the graph has found already."""
+        token = self._sampler.choose(logits) if self._sampler else most_likely
+        self.token_ids.append(token)
+        if self._logprobs is not None:
+            self._logprobs.append(token_logprob(logits, token, self._top))
+        if token in self._eos_ids:
+            self._finish("stop")
+        else:
+            self._show(token)
+        return token
+
+    def completion(self) -> Completion:
+        """What came of it, once `finish_reason` is set."""
+        assert self.finish_reason is not None
+        logprobs = None if self._logprobs is None else tuple(self._logprobs)
+        return Completion(self.text, tuple(self.token_ids), self.finish_reason, len(self.prompt_ids), logprobs)
+
+    def _show(self, token: int) -> None:
+        self.text += self._stops.push(self._decoder.push(token))
+        if self._stops.found:
+            self.finish_reason = "stop"
+        elif len(self.token_ids) == self._limit:
+            self._finish("length")
+
+    def _finish(self, reason: FinishReason) -> None:
+        """Nothing comes after what was held back."""
+        self.text += self._stops.push(self._decoder.flush())
+        self.text += self._stops.flush()
+        self.finish_reason = "stop" if self._stops.found else reason

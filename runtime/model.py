@@ -1,114 +1,167 @@
-"""A loaded bundle, completing text."""
+"""A loaded bundle: completing, streaming, scoring, and sessions."""
 
-import logging
-import os
-from pathlib import Path
+from collections.abc import Callable, Generator
+from typing import Unpack, overload
 
-from runtime.bundle import Bundle, open_bundle, weights_verified
-from runtime.completion import Completion, FinishReason
+from runtime.bundle import Bundle
+from runtime.completion import Completion
 from runtime.decode_session import DecodeSession
-from runtime.generation import generate
-from runtime.options import check_device, check_max_new_tokens, check_prompt, check_threads
-from runtime.tokenizer import Tokenizer
+from runtime.decoding import decode_alone, decode_together, longest_first
+from runtime.generation import Generation
+from runtime.options import check_batch_size, check_count, check_prompts, check_text
+from runtime.prompting import Prompting
+from runtime.scoring import Score, score_ids
+from runtime.settings import GenerationOptions, check_settings
+from runtime.stream import Stream
+from runtime.text_session import Session
 
-MODEL_VARIABLE = "GPT2_ONNX_MODEL"
-DEFAULT_MODEL = "models/gpt2"
-MAX_NEW_TOKENS = 64
-logger = logging.getLogger("runtime")
+BATCH_SIZE = 16
+Prompts = list[str] | tuple[str, ...]
 
 
 class Model:
-    """GPT-2, ready to complete text. Made by `load`; may be called from several threads at once."""
+    """GPT-2, ready to generate. Made by `load`; may be called from several threads at once.
+
+    Attributes:
+        bundle: What it was loaded from.
+        device: Where it runs.
+        prompting, decode: Its parts, for the other modules of this package.
+    """
 
     def __init__(self, bundle: Bundle, *, device: str, threads: int | None) -> None:
         self.bundle = bundle
         self.device = device
-        self._bos_token_id = bundle.bos_token_id()
-        self._eos_token_ids = bundle.eos_token_ids()
-        self._tokenizer = Tokenizer(bundle.folder / "tokenizer.json")
+        self.prompting = Prompting(bundle)
         path, architecture = bundle.graph_path("decode"), bundle.manifest.architecture
-        self._decode = DecodeSession(path, architecture, device=device, threads=threads)
+        self.decode = DecodeSession(path, architecture, device=device, threads=threads)
 
     def __repr__(self) -> str:
         return f"<Model {self.bundle.folder} on {self.device}>"
 
-    def complete(self, prompt: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> Completion:
-        """Continue `prompt` with the most likely tokens.
+    @overload
+    def complete(
+        self, prompt: str, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+    ) -> Completion: ...
+    @overload
+    def complete(
+        self, prompt: Prompts, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+    ) -> list[Completion]: ...
+    def complete(
+        self, prompt: str | Prompts, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+    ) -> Completion | list[Completion]:
+        """Continue a prompt, or several side by side; greedily, unless the options say otherwise.
 
         Args:
-            prompt: Text; an empty one starts from `<|endoftext|>`.
-            max_new_tokens: Tokens to generate at most, 1 or more; the end of the context ends a text too.
+            prompt: Text, or a list of texts; an empty text starts from `<|endoftext|>`.
+            batch_size: Of a list, how many prompts are under way at once, 1 to 1,024; each takes memory for its keys
+                and values, 2 * n_layer * n_embd * 4 bytes a token (74 kB for GPT-2 small).
+            options: See `GenerationOptions`.
+
+        Returns:
+            A completion; of a list of prompts a list, in their order.
 
         Raises:
             ValueError: An option out of its range, or a prompt that leaves no room in the context.
 
         Example:
-            >>> model.complete("It was a bright cold day", max_new_tokens=8).token_ids  # doctest: +SKIP
+            >>> model.complete("It was a bright cold day", max_new_tokens=8).finish_reason
+            'length'
+            >>> [len(text.token_ids) for text in model.complete(["It was", "She said that"], max_new_tokens=4)]
+            [4, 4]
         """
-        max_new_tokens = check_max_new_tokens(max_new_tokens)
-        prompt_ids = self._encode(check_prompt(prompt))
-        room = self.bundle.manifest.architecture.n_positions - len(prompt_ids)
-        with self._decode.sequence() as sequence:
-            tokens = generate(
-                sequence.advance, prompt_ids, max_new_tokens=min(max_new_tokens, room), stop_ids=self._eos_token_ids
-            )
-            return self._completion(tuple(tokens), len(prompt_ids))
+        batch_size, settings = check_batch_size(batch_size), check_settings(options)
+        if isinstance(prompt, list | tuple):
+            texts = check_prompts(prompt)
+            prompts = [self.prompting.encode(text, f"prompt[{number}]") for number, text in enumerate(texts)]
+            return self._together([self.prompting.begin(ids, settings) for ids in prompts], batch_size)
+        ids = self.prompting.encode(check_text("prompt", prompt))
+        generation = self.prompting.begin(ids, settings)
+        for _ in self._pieces(generation):
+            pass
+        return generation.completion()
 
-    def _encode(self, prompt: str) -> list[int]:
-        """Ids of `prompt`, at least one, with room for another in the context."""
-        prompt_ids = self._tokenizer.encode(prompt)
-        if not prompt_ids:
-            prompt_ids = self._start()
-        context = self.bundle.manifest.architecture.n_positions
-        if len(prompt_ids) >= context:
-            raise ValueError(
-                f"prompt must be at most {context - 1:,} tokens, to leave room in the context of {context:,}, "
-                f"got {len(prompt_ids):,}"
-            )
-        return prompt_ids
+    def stream(self, prompt: str, **options: Unpack[GenerationOptions]) -> Stream:
+        """Continue a prompt, giving pieces of text as soon as they are certain.
 
-    def _start(self) -> list[int]:
-        if self._bos_token_id is None:
-            raise ValueError("prompt must not be empty: this checkpoint names no bos_token_id to start from")
-        return [self._bos_token_id]
+        A piece never ends in half a character, and never holds what may yet turn out to be a stop.
 
-    def _completion(self, token_ids: tuple[int, ...], prompt_tokens: int) -> Completion:
-        stopped = token_ids[-1] in self._eos_token_ids
-        reason: FinishReason = "stop" if stopped else "length"
-        text = self._tokenizer.decode(token_ids[:-1] if stopped else token_ids)
-        return Completion(text, token_ids, reason, prompt_tokens)
+        Args:
+            prompt: Text; an empty one starts from `<|endoftext|>`.
+            options: See `GenerationOptions`.
 
+        Returns:
+            An iterator of pieces; joined, they are the text of the same completion. Its `completion` is all of it.
 
-def load(
-    path: str | os.PathLike[str] | None = None,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    verify: bool = True,
-) -> Model:
-    """Load a bundle.
+        Raises:
+            ValueError: An option out of its range, or a prompt that leaves no room in the context.
 
-    Args:
-        path: The bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
-        device: `"auto"` or `"cpu"`.
-        threads: Threads of one call, 1 or more; by default the CPUs that this process may use.
-        verify: Check every file's SHA-256 first; sizes and presence are checked in any case.
+        Example:
+            >>> stream = model.stream("It was a bright cold day", max_new_tokens=8)
+            >>> "".join(stream) == stream.completion.text
+            True
+        """
+        settings = check_settings(options)
+        generation = self.prompting.begin(self.prompting.encode(check_text("prompt", prompt)), settings)
+        return Stream(self._pieces(generation), generation)
 
-    Raises:
-        BundleError: The bundle is missing, damaged, newer than this release, or not a bundle.
-        ValueError: An option out of its range.
+    def session(self) -> Session:
+        """An empty text that grows turn by turn, without reading again what it has read.
 
-    Example:
-        >>> model = runtime.load("models/gpt2", device="cpu")  # doctest: +SKIP
-    """
-    device, threads = check_device(device), check_threads(threads)
-    bundle = open_bundle(find_model(path), verify=verify)
-    with weights_verified(bundle, verify=verify):
-        model = Model(bundle, device=device, threads=threads)
-    logger.info("%s runs on %s", bundle.folder, device)
-    return model
+        Example:
+            >>> with model.session() as session:
+            ...     answer = session.complete("It was a bright cold day", max_new_tokens=8)
+            ...     session.rewind(8)
+            >>> session.text
+            'It was a bright cold day'
+        """
+        return Session(self.decode.sequence(), self.prompting)
 
+    def score(self, text: str, *, stride: int | None = None, progress: Callable[[int], object] | None = None) -> Score:
+        """How likely the model finds a text, of any length from two tokens up.
 
-def find_model(path: str | os.PathLike[str] | None) -> Path:
-    """The folder a caller means, whether or not anything is there."""
-    return Path(path or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL)
+        Args:
+            text: The text; its first token has nothing before it and counts as given.
+            stride: Tokens between the beginnings of two windows, 1 to the context; by default half the context. A
+                smaller one gives each token more to go by, and takes longer.
+            progress: Called time and again with how many more tokens are scored.
+
+        Raises:
+            ValueError: A stride out of its range, or a text of less than two tokens.
+
+        Example:
+            >>> score = model.score("It was a bright cold day in April.")
+            >>> score.scored_tokens == len(score.token_ids) - 1
+            True
+            >>> score.perplexity > 1
+            True
+        """
+        context = self.prompting.context
+        stride = max(1, context // 2) if stride is None else check_count("stride", stride, most=context)
+        token_ids = self.prompting.tokenizer.encode(check_text("text", text))
+        if len(token_ids) < 2:
+            raise ValueError(f"text must be at least 2 tokens, as the first has none before it, got {len(token_ids)}")
+        with self.decode.sequence() as state:
+            tell = progress or (lambda _: None)
+            logprobs = score_ids(state, token_ids, context=context, stride=stride, progress=tell)
+        return Score(tuple(token_ids), logprobs, context, stride)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens in a text.
+
+        Example:
+            >>> model.count_tokens("")
+            0
+        """
+        return len(self.prompting.tokenizer.encode(check_text("text", text)))
+
+    def _pieces(self, generation: Generation) -> Generator[str]:
+        with self.decode.sequence() as state:
+            yield from decode_alone(state.step, generation, generation.prompt_ids)
+
+    def _together(self, generations: list[Generation], batch_size: int) -> list[Completion]:
+        """Longest prompts first, so that those read together are of one length, or nearly."""
+        if generations:
+            batch = self.decode.batch(min(batch_size, len(generations)))
+            for _ in decode_together(batch, longest_first(generations)):
+                pass
+        return [generation.completion() for generation in generations]

@@ -1,23 +1,45 @@
-"""The callers' options, each checked once, at the door."""
+"""The checks that options share: each value once, at the door, and one line that names option, range and value."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
 
 MAX_THREADS = 1024
-
-
-def check_max_new_tokens(value: object) -> int:
-    return check_count("max_new_tokens", value)
+MAX_BATCH_SIZE = 1024
 
 
 def check_threads(value: object) -> int | None:
     return None if value is None else check_count("threads", value, most=MAX_THREADS)
 
 
-def check_count(name: str, value: object, most: int | None = None) -> int:
-    """`value` as an integer from 1 to `most`."""
-    allowed = f"an integer of at least 1{f' and at most {most:,}' if most else ''}"
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_batch_size(value: object) -> int:
+    return check_count("batch_size", value, most=MAX_BATCH_SIZE)
+
+
+def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
+    """`value` as an integer from `least` to `most`."""
+    allowed = f"an integer of at least {least}{f' and at most {most:,}' if most is not None else ''}"
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be {allowed}, got {value!r}")
-    if value < 1 or (most and value > most):
+    count = int(value)
+    if count < least or (most is not None and count > most):
         raise ValueError(f"{name} must be {allowed}, got {value}")
+    return count
+
+
+def check_number(name: str, value: object, allowed: str, *, least: float, most: float = math.inf) -> float:
+    """`value` as a finite number from `least` to `most`; `allowed` says so in words."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+    number = float(value)
+    if not (math.isfinite(number) and least <= number <= most):
+        raise ValueError(f"{name} must be {allowed}, got {value}")
+    return number
+
+
+def check_flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
 
 
@@ -29,13 +51,20 @@ def check_device(value: object) -> str:
     return "cpu"
 
 
-def check_prompt(value: object) -> str:
+def check_text(name: str, value: object) -> str:
     """`value` as text that UTF-8 can carry."""
     if not isinstance(value, str):
-        raise TypeError(f"prompt must be a string, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a string, got {type(value).__name__}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         lone = f"U+{ord(value[error.start]):04X} at position {error.start}"
-        raise ValueError(f"prompt must be Unicode text, got a lone surrogate, {lone}") from None
+        raise ValueError(f"{name} must be Unicode text, got a lone surrogate, {lone}") from None
     return value
+
+
+def check_prompts(value: Any) -> list[str]:
+    """A list or tuple of texts."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"prompt must be a string, or a list of strings, got {type(value).__name__}")
+    return [check_text(f"prompt[{number}]", prompt) for number, prompt in enumerate(value)]

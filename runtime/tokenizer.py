@@ -18,6 +18,7 @@ class Tokenizer:
             raise BundleError(f"{path} is not a tokenizer: {error}") from None
         self._tokenizer.no_truncation()  # a checkpoint may have saved the setting of its training
         self._tokenizer.no_padding()
+        self.joins = isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel)
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text).ids
@@ -27,3 +28,30 @@ class Tokenizer:
         """The text of `ids`; a character whose bytes are not all there becomes U+FFFD."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
+
+
+class IncrementalDecoder:
+    """Ids to text, one at a time: a character is given when all of its bytes are there."""
+
+    REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._given = 0  # characters of the text of `_ids`
+
+    def push(self, token_id: int) -> str:
+        """The text that is certain now and was not before."""
+        self._ids.append(token_id)
+        text = self._tokenizer.decode(self._ids)
+        certain = text.rstrip(self.REPLACEMENT)
+        piece, self._given = certain[self._given :], len(certain)
+        if self._tokenizer.joins and len(certain) == len(text):  # byte-level texts of whole characters join
+            self._ids, self._given = [], 0
+        return piece
+
+    def flush(self) -> str:
+        """What is left when no more ids come: U+FFFD for bytes that make no character."""
+        rest = self._tokenizer.decode(self._ids)[self._given :] if self._ids else ""
+        self._ids, self._given = [], 0
+        return rest

@@ -355,7 +355,7 @@ def test_max_new_tokens_of_another_type(model, refusal, count):
     assert repr(count) in message
 
 
-@pytest.mark.parametrize("prompt", [None, b"It was", 3, 1.5, ["It was"], ("It", "was")], ids=repr)
+@pytest.mark.parametrize("prompt", [None, b"It was", 3, 1.5, {"It was"}, {"It": "was"}], ids=repr)
 def test_a_prompt_that_is_no_string(model, refusal, prompt):
     message = refusal(TypeError, model.complete, prompt)
     assert "prompt" in message

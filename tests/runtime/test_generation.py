@@ -1,13 +1,27 @@
-"""The greedy loop over a fake of four tokens; no ONNX."""
+"""A text under way, alone and in a batch, over a fake of four tokens; no ONNX."""
 
 from itertools import islice
 
+import numpy as np
 import pytest
 
-from runtime.generation import generate
+from runtime.decoding import decode_alone, decode_together
+from runtime.generation import Generation
+from runtime.settings import Settings
+
+LOGITS = np.log(np.array([[5, 1, 1, 1], [1, 5, 1, 1], [1, 1, 5, 1], [1, 1, 1, 5]], np.float32) / 8)
 
 
-class Fake:
+class FakeTokenizer:
+    """Each token is a letter."""
+
+    joins = True
+
+    def decode(self, ids):
+        return "".join("abcd"[token] for token in ids)
+
+
+class FakeStep:
     """After token n comes n + 1, and after 3 comes 0; remembers what it was fed."""
 
     def __init__(self):
@@ -15,58 +29,190 @@ class Fake:
 
     def __call__(self, token_ids):
         self.fed.append(list(token_ids))
-        return (token_ids[-1] + 1) % 4
+        following = (token_ids[-1] + 1) % 4
+        return following, LOGITS[following]
+
+
+class FakeBatch:
+    """The same in one row, which must be the only one."""
+
+    rows = 1
+
+    def __init__(self, step):
+        self.step_alone = step
+
+    def admit(self, prompts):
+        (prompt,) = prompts
+        return self.step(prompt)
+
+    def step(self, token_ids):
+        following, logits = self.step_alone(token_ids)
+        return np.array([following]), logits[None]
+
+    def remove(self, row):
+        assert row == 0
+
+
+def run_together(step, generation):
+    assert list(decode_together(FakeBatch(step), [generation])) == [generation]
+
+
+def run_alone(step, generation):
+    assert "".join(decode_alone(step, generation, generation.prompt_ids)) == generation.text
 
 
 @pytest.fixture
 def step():
-    return Fake()
+    return FakeStep()
 
 
-def test_a_stop_id_ends_the_text_and_is_yielded(step):
-    assert list(generate(step, [0], max_new_tokens=10, stop_ids={3})) == [1, 2, 3]
+@pytest.fixture
+def begin():
+    """A generation behind these ids."""
+
+    def make(prompt_ids, *, eos_ids=(), room=100, **settings):
+        return Generation(prompt_ids, Settings(**settings), tokenizer=FakeTokenizer(), eos_ids=eos_ids, room=room)
+
+    return make
 
 
-def test_any_of_several_stop_ids_ends_the_text(step):
-    assert list(generate(step, [0], max_new_tokens=10, stop_ids=[3, 2])) == [1, 2]
+@pytest.fixture(params=[run_alone, run_together])
+def complete(request, step, begin):
+    """The completion behind these ids, made by either loop."""
+
+    def run(prompt_ids, **settings):
+        generation = begin(prompt_ids, **settings)
+        request.param(step, generation)
+        return generation.completion()
+
+    return run
 
 
-def test_a_stop_id_in_the_prompt_ends_nothing(step):
-    assert list(generate(step, [3, 3], max_new_tokens=10, stop_ids={3})) == [0, 1, 2, 3]
+# where a text ends
 
 
-def test_max_new_tokens_ends_the_text(step):
-    assert list(generate(step, [0], max_new_tokens=6, stop_ids=())) == [1, 2, 3, 0, 1, 2]
+def test_a_stop_id_ends_the_text_and_is_not_in_it(complete):
+    completion = complete([0], eos_ids={3})
+    assert completion.token_ids == (1, 2, 3)
+    assert completion.text == "bc"
+    assert completion.finish_reason == "stop"
 
 
-def test_a_stop_id_as_the_last_allowed_token_is_yielded_once(step):
-    assert list(generate(step, [0], max_new_tokens=3, stop_ids={3})) == [1, 2, 3]
+def test_any_of_several_stop_ids_ends_the_text(complete):
+    completion = complete([0], eos_ids=[3, 2])
+    assert completion.token_ids == (1, 2)
+    assert completion.finish_reason == "stop"
 
 
-def test_the_prompt_is_fed_whole_and_then_one_id_at_a_time(step):
-    list(generate(step, [2, 1, 0], max_new_tokens=4, stop_ids=()))
+def test_a_stop_id_in_the_prompt_ends_nothing(complete):
+    assert complete([3, 3], eos_ids={3}).token_ids == (0, 1, 2, 3)
+
+
+def test_max_new_tokens_ends_the_text(complete):
+    completion = complete([0], max_new_tokens=6)
+    assert completion.token_ids == (1, 2, 3, 0, 1, 2)
+    assert completion.text == "bcdabc"
+    assert completion.finish_reason == "length"
+
+
+@pytest.mark.parametrize("room", [1, 2, 5])
+def test_the_room_in_the_context_ends_the_text(complete, room):
+    completion = complete([0], room=room, max_new_tokens=6)
+    assert completion.token_ids == (1, 2, 3, 0, 1)[:room]
+    assert completion.finish_reason == "length"
+
+
+def test_a_stop_id_as_the_last_allowed_token_is_a_stop_and_counts_once(complete):
+    completion = complete([0], max_new_tokens=3, eos_ids={3})
+    assert completion.token_ids == (1, 2, 3)
+    assert completion.finish_reason == "stop"
+
+
+def test_a_stop_id_that_is_ignored_is_text(complete):
+    completion = complete([0], max_new_tokens=4, eos_ids={3}, ignore_eos=True)
+    assert completion.text == "bcda"
+    assert completion.finish_reason == "length"
+
+
+def test_a_stop_ends_the_text_before_it(complete):
+    completion = complete([0], stop=("da",))
+    assert completion.token_ids == (1, 2, 3, 0)
+    assert completion.text == "bc"
+    assert completion.finish_reason == "stop"
+
+
+def test_a_stop_that_is_never_complete_is_text(complete):
+    completion = complete([0], stop=("dx", "cdab"), max_new_tokens=4)
+    assert completion.text == "bcda"
+    assert completion.finish_reason == "length"
+
+
+def test_a_completion_counts_its_prompt(complete):
+    assert complete([0, 1, 2], max_new_tokens=1).prompt_tokens == 3
+
+
+# log-probabilities
+
+
+def test_each_token_has_its_log_probability_the_last_one_too(complete):
+    logprobs = complete([0], logprobs=2, eos_ids={3}).logprobs
+    assert [each.token_id for each in logprobs] == [1, 2, 3]
+    assert [each.logprob for each in logprobs] == pytest.approx([np.log(5 / 8)] * 3)
+    assert [[token for token, _ in each.top] for each in logprobs] == [[1, 0], [2, 0], [3, 0]]
+    assert [each.top[1][1] for each in logprobs] == pytest.approx([np.log(1 / 8)] * 3)
+
+
+def test_no_log_probabilities_unless_asked_for(complete):
+    assert complete([0], max_new_tokens=3).logprobs is None
+    assert complete([0], max_new_tokens=3, logprobs=0).logprobs[0].top == ()
+
+
+# what is run
+
+
+def test_the_prompt_is_fed_whole_and_then_one_id_at_a_time(step, complete):
+    complete([2, 1, 0], max_new_tokens=4)
     assert step.fed == [[2, 1, 0], [1], [2], [3]]
 
 
-def test_nothing_is_computed_before_it_is_asked_for(step):
-    tokens = generate(step, [0], max_new_tokens=10, stop_ids=())
+@pytest.mark.parametrize("eos_ids", [(), {3}])
+def test_a_step_is_taken_for_each_token_and_no_more(step, complete, eos_ids):
+    assert len(complete([0], max_new_tokens=5, eos_ids=eos_ids).token_ids) == len(step.fed)
+
+
+def test_only_the_new_ids_are_fed_where_the_others_are_known(step, begin):
+    generation = begin([2, 1, 0], max_new_tokens=3)
+    assert "".join(decode_alone(step, generation, [0])) == "bcd"
+    assert step.fed == [[0], [1], [2]]
+    assert generation.completion().prompt_tokens == 3
+
+
+# a piece at a time
+
+
+def test_nothing_is_computed_before_it_is_asked_for(step, begin):
+    pieces = decode_alone(step, begin([0], max_new_tokens=10), [0])
     assert step.fed == []
     for count in range(1, 5):
-        next(tokens)
+        next(pieces)
         assert len(step.fed) == count
 
 
-@pytest.mark.parametrize("stop_ids", [(), {3}])
-def test_a_step_is_taken_for_each_token_and_no_more(step, stop_ids):
-    tokens = list(generate(step, [0], max_new_tokens=5, stop_ids=stop_ids))
-    assert len(step.fed) == len(tokens)
-
-
-def test_a_text_left_early_costs_no_more_steps(step):
-    assert list(islice(generate(step, [0], max_new_tokens=10, stop_ids=()), 2)) == [1, 2]
+def test_a_text_left_early_costs_no_more_steps(step, begin):
+    assert list(islice(decode_alone(step, begin([0], max_new_tokens=10), [0]), 2)) == ["b", "c"]
     assert len(step.fed) == 2
 
 
-def test_no_new_tokens_take_no_step(step):
-    assert list(generate(step, [0], max_new_tokens=0, stop_ids=())) == []
-    assert step.fed == []
+def test_text_that_may_become_a_stop_waits_and_no_piece_is_empty(step, begin):
+    generation = begin([0], max_new_tokens=5, stop=("cdb",))
+    assert list(decode_alone(step, generation, [0])) == ["b", "cda", "b"]
+
+
+def test_what_waited_comes_with_the_last_piece(step, begin):
+    generation = begin([0], max_new_tokens=3, stop=("cdab",))
+    assert list(decode_alone(step, generation, [0])) == ["b", "cd"]
+
+
+def test_a_text_that_ends_at_once_has_no_piece(step, begin):
+    assert list(decode_alone(step, begin([0], eos_ids={1}), [0])) == []
+    assert len(step.fed) == 1

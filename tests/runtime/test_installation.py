@@ -9,6 +9,18 @@ import pytest
 import runtime
 
 ABSENT = ("torch", "transformers", "optimum", "onnx", "export")
+NAMES = [
+    "BundleError",
+    "Completion",
+    "GenerationOptions",
+    "Model",
+    "Score",
+    "Session",
+    "Stream",
+    "TokenLogprob",
+    "complete",
+    "load",
+]
 
 # Python as it would be without ONNX Runtime: neither its modules nor what pip wrote down about them are found.
 WITHOUT_ONNX_RUNTIME = """
@@ -94,7 +106,7 @@ def test_nothing_of_the_export_side_is_imported(script, bundle):
 
 
 def test_the_exported_names_are_the_documented_ones():
-    assert runtime.__all__ == ["BundleError", "Completion", "Model", "complete", "load"]
+    assert runtime.__all__ == NAMES
 
 
 def test_a_star_import_gives_the_documented_names(script):
@@ -104,10 +116,10 @@ def test_a_star_import_gives_the_documented_names(script):
         from runtime import *
         print(json.dumps(sorted(set(dir()) - before - {"before"})))
     """
-    assert script(source) == sorted(["BundleError", "Completion", "Model", "complete", "load"])
+    assert script(source) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", ["BundleError", "Completion", "Model", "complete", "load"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_exported_name_has_a_docstring_of_its_own(name):
     documented = vars(getattr(runtime, name)).get("__doc__") or getattr(runtime, name).__doc__
     assert documented
@@ -115,8 +127,9 @@ def test_every_exported_name_has_a_docstring_of_its_own(name):
     assert not documented.startswith(f"{name}(")  # what a dataclass writes for itself
 
 
-def test_every_public_method_of_a_model_has_a_docstring():
-    methods = [method for name, method in inspect.getmembers(runtime.Model) if not name.startswith("_")]
+@pytest.mark.parametrize("kind", [runtime.Model, runtime.Session, runtime.Stream])
+def test_every_public_method_of_a_class_has_a_docstring(kind):
+    methods = [method for name, method in inspect.getmembers(kind) if not name.startswith("_")]
     assert methods
     assert all(method.__doc__ for method in methods)
 

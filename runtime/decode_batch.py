@@ -1,0 +1,45 @@
+"""Several sequences under way side by side, each with its own length."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.bound_graph import BoundGraph, Floats
+
+
+class DecodeBatch:
+    """Rows of a bound graph: the first ones are taken, without gaps, and a step costs only those."""
+
+    def __init__(self, graph: BoundGraph) -> None:
+        self._graph = graph
+        self.rows = graph.rows
+        self._lengths = np.zeros(graph.rows, np.int64)
+        self._taken = 0
+
+    def admit(self, prompts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], Floats]:
+        """Read prompts into the rows behind those taken; the most likely next ids [B] and logits [B, V] of them."""
+        lengths = np.array([len(prompt) for prompt in prompts])
+        width = lengths.max()
+        ids = np.zeros((len(prompts), width), np.int64)  # [B, S], padded on the right
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        ends = np.arange(len(prompts)) * width + lengths - 1
+        self._graph.run(self._taken, ids, np.zeros_like(lengths), lengths, ends)
+        self._lengths[self._taken : self._taken + len(prompts)] = lengths
+        self._taken += len(prompts)
+        return self._graph.next_tokens, self._graph.logits
+
+    def step(self, token_ids: Sequence[int]) -> tuple[NDArray[np.int64], Floats]:
+        """Add an id to each row; the most likely next ids [B] and logits [B, V]. The next run overwrites both."""
+        lengths = self._lengths[: self._taken]
+        self._graph.run(0, np.array(token_ids)[:, None], lengths, lengths + 1, range(self._taken))
+        lengths += 1
+        return self._graph.next_tokens, self._graph.logits
+
+    def remove(self, row: int) -> None:
+        """Forget a row; the last one takes its place."""
+        self._taken -= 1
+        if row < self._taken:
+            self._graph.move(self._taken, row, int(self._lengths[self._taken]))
+            self._lengths[row] = self._lengths[self._taken]

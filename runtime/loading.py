@@ -1,0 +1,49 @@
+"""From a folder to a model."""
+
+import logging
+import os
+from pathlib import Path
+
+from runtime.bundle import open_bundle, weights_verified
+from runtime.model import Model
+from runtime.options import check_device, check_threads
+
+MODEL_VARIABLE = "GPT2_ONNX_MODEL"
+DEFAULT_MODEL = "models/gpt2"
+logger = logging.getLogger("runtime")
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    verify: bool = True,
+) -> Model:
+    """Load a bundle.
+
+    Args:
+        path: The bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
+        device: `"auto"` or `"cpu"`.
+        threads: Threads of one call, 1 or more; by default the CPUs that this process may use.
+        verify: Check every file's SHA-256 first; sizes and presence are checked in any case.
+
+    Raises:
+        BundleError: The bundle is missing, damaged, newer than this release, or not a bundle.
+        ValueError: An option out of its range.
+
+    Example:
+        >>> runtime.load(os.environ["GPT2_ONNX_MODEL"], device="cpu", threads=1).device
+        'cpu'
+    """
+    device, threads = check_device(device), check_threads(threads)
+    bundle = open_bundle(find_model(path), verify=verify)
+    with weights_verified(bundle, verify=verify):
+        model = Model(bundle, device=device, threads=threads)
+    logger.info("%s runs on %s", bundle.folder, device)
+    return model
+
+
+def find_model(path: str | os.PathLike[str] | None) -> Path:
+    """The folder a caller means, whether or not anything is there."""
+    return Path(path or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL)

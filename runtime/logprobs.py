@@ -1,0 +1,45 @@
+"""Log-probabilities: natural logarithms, in float32, as PyTorch's log_softmax gives them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely the model found one generated token, before any penalty, temperature or filter.
+
+    Attributes:
+        token_id: The generated id.
+        logprob: Its log-probability (natural logarithm).
+        top: The most likely ids and their log-probabilities, best first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+def token_logprob(logits: Floats, token_id: int, count: int) -> TokenLogprob:
+    """Of logits [V]: the log-probability of `token_id`, and the `count` highest."""
+    logprobs = log_softmax(logits)
+    best = [(int(token), float(logprobs[token])) for token in highest(logprobs, count)]
+    return TokenLogprob(token_id, float(logprobs[token_id]), tuple(best))
+
+
+def highest(values: Floats, count: int) -> NDArray[np.int64]:
+    """Where the `count` highest of `values` [V] are, highest first; of equal ones the lowest place first."""
+    if count == 0:
+        return np.empty(0, np.int64)
+    candidates = np.flatnonzero(values >= np.partition(values, -count)[-count])
+    return candidates[np.lexsort((candidates, -values[candidates]))][:count]
+
+
+def log_softmax(logits: Floats) -> Floats:
+    """Log-probabilities over the last axis, in the shape of `logits`."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logprobs: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logprobs

@@ -1,0 +1,43 @@
+"""A bundle's rules for prompts: what they start from, how long they may be, what ends their text."""
+
+from collections.abc import Sequence
+
+from runtime.bundle import Bundle
+from runtime.generation import Generation
+from runtime.settings import Settings
+from runtime.tokenizer import Tokenizer
+
+
+class Prompting:
+    """From a prompt to a generation that can begin."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        architecture = bundle.manifest.architecture
+        self.tokenizer = Tokenizer(bundle.folder / "tokenizer.json")
+        self.context, self._vocab_size = architecture.n_positions, architecture.vocab_size
+        self._bos_token_id = bundle.bos_token_id()
+        self._eos_ids = bundle.eos_token_ids()
+
+    def encode(self, prompt: str, name: str = "prompt") -> list[int]:
+        """Ids of `prompt`, at least one, with room for another in the context; `name` is for the error."""
+        return self.check_room(self.tokenizer.encode(prompt) or self._start(name), name)
+
+    def check_room(self, prompt_ids: list[int], name: str) -> list[int]:
+        """`prompt_ids` itself, if it leaves room for another."""
+        if len(prompt_ids) >= self.context:
+            raise ValueError(
+                f"{name} must be at most {self.context - 1:,} tokens, to leave room in the context of "
+                f"{self.context:,}, got {len(prompt_ids):,}"
+            )
+        return prompt_ids
+
+    def begin(self, prompt_ids: Sequence[int], settings: Settings) -> Generation:
+        if settings.logprobs is not None and settings.logprobs > self._vocab_size:
+            raise ValueError(f"logprobs must be at most {self._vocab_size:,}, all ids, got {settings.logprobs:,}")
+        room = self.context - len(prompt_ids)
+        return Generation(prompt_ids, settings, tokenizer=self.tokenizer, eos_ids=self._eos_ids, room=room)
+
+    def _start(self, name: str) -> list[int]:
+        if self._bos_token_id is None:
+            raise ValueError(f"{name} must not be empty: this checkpoint names no bos_token_id to start from")
+        return [self._bos_token_id]

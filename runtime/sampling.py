@@ -1,0 +1,105 @@
+"""Which id comes next, where it is not simply the most likely one.
+
+Order and arithmetic are those of transformers.generation.logits_process (4.57), in float32: repetition penalty,
+temperature, top-k, top-p, min-p. Filters drop ids instead of giving them a score of minus infinity, so that each works
+on what the one before has left.
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.settings import Settings
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+class Sampler:
+    """Chooses the ids of one text. Its randomness is its own: what else is in a batch cannot matter."""
+
+    def __init__(self, settings: Settings, prompt_ids: Sequence[int]) -> None:
+        self._settings = settings
+        self._seen = list(prompt_ids)
+        # PCG64's stream is fixed by NumPy's compatibility policy (NEP 19); the methods of Generator are not
+        self._random = np.random.PCG64(secrets.randbits(64) if settings.seed is None else settings.seed)
+
+    def choose(self, logits: Floats) -> int:
+        """The next id after logits [V]; it counts as seen from then on."""
+        settings = self._settings
+        scores = penalize(logits, self._seen, settings.repetition_penalty)
+        token = self._draw(*keep_likely(scores, settings)) if settings.samples else int(scores.argmax())
+        if settings.repetition_penalty is not None:
+            self._seen.append(token)
+        return token
+
+    def _draw(self, ids: Ids, scores: Floats) -> int:
+        """One of `ids`, with the probability that its score has."""
+        cumulative = softmax(scores).cumsum(dtype=np.float64)
+        uniform = (self._random.random_raw() >> 11) * 2.0**-53  # [0, 1), from the 53 high bits
+        return int(ids[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")])
+
+
+def penalize(logits: Floats, seen: Sequence[int], penalty: float | None) -> Floats:
+    """Scores [V] in which the ids seen have moved away from likely: a copy, unless there is nothing to do."""
+    if penalty is None:
+        return logits
+    ids, factor = np.unique(seen), np.float32(penalty)
+    scores = logits.copy()
+    scores[ids] = np.where(scores[ids] < 0, scores[ids] * factor, scores[ids] / factor)
+    return scores
+
+
+def keep_likely(scores: Floats, settings: Settings) -> tuple[Ids, Floats]:
+    """The ids [K] that may come next, in ascending order, and their scores [K] after the temperature."""
+    ids = np.arange(len(scores))
+    if settings.temperature is not None:
+        scores = scores / np.float32(settings.temperature)
+    for name, keep in FILTERS.items():
+        if (value := getattr(settings, name)) is not None:
+            kept = keep(scores, value)
+            ids, scores = ids[kept], scores[kept]
+    return ids, scores
+
+
+def top_k(scores: Floats, k: int) -> NDArray[np.bool_]:
+    """Which of `scores` [K] are as high as the k-th highest; ties stay."""
+    k = min(k, len(scores))
+    mask: NDArray[np.bool_] = scores >= np.partition(scores, -k)[-k]
+    return mask
+
+
+def top_p(scores: Floats, p: float) -> NDArray[np.bool_]:
+    """Which of `scores` [K] stay when the least likely go, as long as those gone make up at most 1 - p.
+
+    Of equal scores at the border the lowest ids go, as in a stable sort.
+    """
+    ascending = np.sort(scores)
+    gone_by = softmax(ascending).cumsum(dtype=np.float64).astype(np.float32)  # torch, too, accumulates in float64
+    gone = int((gone_by[:-1] <= np.float32(1 - p)).sum())  # the most likely one always stays
+    border = ascending[gone]
+    mask: NDArray[np.bool_] = scores >= border
+    at_border = np.flatnonzero(scores == border)
+    mask[at_border[: gone - int((scores < border).sum())]] = False
+    return mask
+
+
+def min_p(scores: Floats, p: float) -> NDArray[np.bool_]:
+    """Which of `scores` [K] are at least p times as likely as the most likely one."""
+    probabilities = softmax(scores)
+    highest = probabilities.max()
+    mask: NDArray[np.bool_] = (probabilities >= np.float32(p) * highest) | (probabilities == highest)
+    return mask
+
+
+def softmax(scores: Floats) -> Floats:
+    """Probabilities [K] in float32."""
+    powers = np.exp(scores - scores.max())
+    probabilities: Floats = powers / powers.sum()
+    return probabilities
+
+
+FILTERS: dict[str, Callable[[Floats, Any], NDArray[np.bool_]]] = {"top_k": top_k, "top_p": top_p, "min_p": min_p}

@@ -1,0 +1,94 @@
+"""How likely a model finds a text: log-probabilities and perplexity, of texts longer than the context too.
+
+The method is that of the Hugging Face guide "Perplexity of fixed-length models": windows of one context, each a stride
+behind the last, in which only those tokens count that no window before has scored. Here every token counts once; the
+guide, which averages the means of its windows, weighs each window by one token less.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.logprobs import log_softmax
+
+CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabulary
+
+
+class Reader(Protocol):
+    """Something that runs over ids behind what it has read."""
+
+    @property
+    def all_logits(self) -> NDArray[np.float32]:
+        """Logits [last, V] of the last `read`."""
+
+    def read(self, token_ids: Sequence[int], *, last: int) -> object:
+        """Run over ids, and keep the logits behind the last ones."""
+
+    def rewind(self, length: int) -> None:
+        """Forget everything behind the first tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a model finds a text.
+
+    Attributes:
+        token_ids: The text's ids.
+        logprobs: Each id's log-probability (natural logarithm), given those before it in its window; None for an id
+            with none before it: the first, and with a stride of the whole context the first of each window.
+        context: Tokens in a window.
+        stride: Tokens from the beginning of one window to that of the next.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float | None, ...]
+    context: int
+    stride: int
+
+    @property
+    def scored_tokens(self) -> int:
+        """How many ids have a log-probability."""
+        return sum(logprob is not None for logprob in self.logprobs)
+
+    @property
+    def perplexity(self) -> float:
+        """The exponential of the mean negative log-probability; 1 is certainty."""
+        return math.exp(-math.fsum(logprob for logprob in self.logprobs if logprob is not None) / self.scored_tokens)
+
+
+def score_ids(
+    reader: Reader, token_ids: Sequence[int], *, context: int, stride: int, progress: Callable[[int], object]
+) -> tuple[float | None, ...]:
+    """The log-probability of each id; `progress` is told how many more are done, time and again."""
+    logprobs: list[float | None] = [None] * len(token_ids)
+    for start, first, end in windows(len(token_ids), context, stride):
+        reader.rewind(0)
+        if first - 1 > start:
+            reader.read(token_ids[start : first - 1], last=1)
+        for position in range(first, end, CHUNK):
+            after = min(position + CHUNK, end)
+            reader.read(token_ids[position - 1 : after - 1], last=after - position)
+            logprobs[position:after] = target_logprobs(reader.all_logits, token_ids[position:after])
+            progress(after - position)
+    return tuple(logprobs)
+
+
+def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """(where a window starts, the first id that it scores, where it ends)."""
+    scored = 0
+    for start in range(0, length, stride):
+        end = min(start + context, length)
+        yield start, max(scored, start + 1), end
+        scored = end
+        if end == length:
+            return
+
+
+def target_logprobs(logits: NDArray[np.float32], targets: Sequence[int]) -> list[float]:
+    """Of logits [S, V], each row's log-probability of its target."""
+    picked: list[float] = log_softmax(logits)[np.arange(len(targets)), targets].tolist()
+    return picked

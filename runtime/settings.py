@@ -1,0 +1,113 @@
+"""What a caller may ask of a completion: the options, their ranges, and what they mean together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from runtime.options import check_count, check_flag, check_number, check_text
+
+MAX_NEW_TOKENS = 64
+MOST_SEED = 2**64 - 1
+LEAST_TEMPERATURE = 1e-6  # below, float32 scores overflow
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Options of every call that generates text, all keyword-only; None means off.
+
+    Any of `temperature`, `top_k`, `top_p`, `min_p` and `seed` turns sampling on, unless `temperature` is 0. Order and
+    arithmetic are those of transformers' logits processors: repetition penalty, temperature, top-k, top-p, min-p.
+
+    max_new_tokens: Tokens to generate at most, 1 or more (default: 64); the end of the context ends a text too.
+    temperature: Divides the logits: 0 is greedy, else from 1e-6 up (1 where something else turned sampling on).
+    top_k: Keep the k most likely ids, 1 or more.
+    top_p: Keep the most likely ids that make up this much probability, 0 to 1.
+    min_p: Keep ids at least this likely in proportion to the most likely one, 0 to 1.
+    repetition_penalty: 0.01 to 100; over 1 makes ids of the prompt and of the text so far less likely, for greedy too.
+    seed: 0 to 2**64 - 1; the same seed gives the same text, whatever else is in the batch. By default a new one a text.
+    stop: A text or several: the completion ends before the first one that is complete.
+    ignore_eos: Generate past `<|endoftext|>`, which is then text like any other (default: False).
+    logprobs: Give each token's log-probability and this many of the most likely ones, from 0 up.
+    """
+
+    max_new_tokens: int
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    ignore_eos: bool
+    logprobs: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Checked GenerationOptions."""
+
+    max_new_tokens: int = MAX_NEW_TOKENS
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    @property
+    def samples(self) -> bool:
+        """Whether the next id is drawn, and not the most likely one."""
+        asked = (self.temperature, self.top_k, self.top_p, self.min_p, self.seed)
+        return self.temperature != 0 and any(value is not None for value in asked)
+
+
+def check_settings(options: Mapping[str, Any]) -> Settings:
+    """Raise TypeError or ValueError, naming option, range and value, unless every option is as documented."""
+    for name in options:
+        if name not in CHECKS:
+            raise TypeError(f"there is no option {name!r}; there are: {', '.join(CHECKS)}")
+    never_off = {"max_new_tokens", "ignore_eos"}
+    given = {name: value for name, value in options.items() if value is not None or name in never_off}
+    return Settings(**{name: CHECKS[name](value) for name, value in given.items()})
+
+
+def check_temperature(value: object) -> float:
+    allowed = f"0 (greedy) or a number of at least {LEAST_TEMPERATURE:g}"
+    temperature = check_number("temperature", value, allowed, least=0)
+    if 0 < temperature < LEAST_TEMPERATURE:
+        raise ValueError(f"temperature must be {allowed}, got {temperature}")
+    return temperature
+
+
+def check_share(name: str, value: object) -> float:
+    return check_number(name, value, "a number from 0 to 1", least=0, most=1)
+
+
+def check_repetition_penalty(value: object) -> float:
+    return check_number("repetition_penalty", value, "a number from 0.01 to 100", least=0.01, most=100)
+
+
+def check_stop(value: object) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list | tuple):
+        raise TypeError(f"stop must be a string, or a list of strings, got {type(value).__name__}")
+    for stop in stops:
+        if not check_text("stop", stop):
+            raise ValueError("stop must be at least one character, got ''")
+    return tuple(stops)
+
+
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "max_new_tokens": lambda value: check_count("max_new_tokens", value),
+    "temperature": check_temperature,
+    "top_k": lambda value: check_count("top_k", value),
+    "top_p": lambda value: check_share("top_p", value),
+    "min_p": lambda value: check_share("min_p", value),
+    "repetition_penalty": check_repetition_penalty,
+    "seed": lambda value: check_count("seed", value, least=0, most=MOST_SEED),
+    "stop": check_stop,
+    "ignore_eos": lambda value: check_flag("ignore_eos", value),
+    "logprobs": lambda value: check_count("logprobs", value, least=0),
+}

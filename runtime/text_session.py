@@ -1,0 +1,151 @@
+"""A text that grows turn by turn, its keys and values kept between the turns."""
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
+from typing import Unpack
+
+from runtime.completion import Completion
+from runtime.decode_state import DecodeState
+from runtime.decoding import decode_alone
+from runtime.generation import Generation
+from runtime.options import check_count, check_text
+from runtime.prompting import Prompting
+from runtime.settings import GenerationOptions, check_settings
+from runtime.stream import Stream
+
+
+class Session:
+    """A text so far, prompts and completions, which the next completion continues. Made by `Model.session`.
+
+    What comes out is what `Model.complete` gives for the whole text; what it costs is only what was not read before.
+    Close it, or leave its `with` block, to give its cache back. A session serves one thread; a model serves many.
+
+    Example:
+        >>> with model.session() as session:
+        ...     first = session.complete("It was a bright cold day", max_new_tokens=8)
+        ...     second = session.complete(" Then the rain came", max_new_tokens=8)
+        >>> second == model.complete(f"It was a bright cold day{first} Then the rain came", max_new_tokens=8)
+        True
+    """
+
+    def __init__(self, lease: AbstractContextManager[DecodeState], prompting: Prompting) -> None:
+        self._lease = lease
+        self._state: DecodeState | None = lease.__enter__()
+        self._prompting = prompting
+        self._busy = threading.Lock()
+        self._turn = 0
+        self._text = ""
+        self._ids: list[int] = []  # of the text
+        self._read: list[int] = []  # of what the cache holds
+
+    @property
+    def text(self) -> str:
+        """Everything so far, prompts and completions. A text begun by an empty prompt has its `<|endoftext|>` there."""
+        return self._text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids of `text`."""
+        return tuple(self._ids)
+
+    def complete(self, more_text: str = "", **options: Unpack[GenerationOptions]) -> Completion:
+        """Continue the text so far and `more_text` behind it; without any, go on where the last completion stopped.
+
+        Args:
+            more_text: What the caller adds.
+            options: See `GenerationOptions`.
+
+        Raises:
+            ValueError: An option out of its range, or a text that leaves no room in the context; nothing is added.
+            RuntimeError: The session is closed, or under way in a stream or another thread.
+        """
+        stream = self.stream(more_text, **options)
+        for _ in stream:
+            pass
+        assert stream.completion is not None
+        return stream.completion
+
+    def stream(self, more_text: str = "", **options: Unpack[GenerationOptions]) -> Stream:
+        """As `complete`, giving pieces of text as they are certain. After an early `close` the text so far is kept."""
+        settings, more_text = check_settings(options), check_text("more_text", more_text)
+        with self._used():
+            ids = self._ids_with(more_text)
+            generation = self._prompting.begin(ids, settings)
+            return Stream(self._pieces(self._text + more_text, generation, self._turn), generation)
+
+    def rewind(self, tokens: int) -> None:
+        """Forget the last `tokens` tokens of the text, from 0 to all of `token_ids`.
+
+        Raises:
+            ValueError: More tokens than there are.
+            RuntimeError: The session is closed, or under way in a stream or another thread.
+        """
+        with self._used():
+            kept = len(self._ids) - check_count("tokens", tokens, least=0, most=len(self._ids))
+            self._turn += 1
+            self._ids = self._ids[:kept]
+            self._text = self._prompting.tokenizer.decode(self._ids)
+
+    def close(self) -> None:
+        """Give the cache back; the text can still be read."""
+        if self._state is not None:
+            self._state = None
+            self._lease.__exit__(None, None, None)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _used(self) -> Iterator[DecodeState]:
+        """The state, for one user at a time."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError("this session is in use: close its stream first, and give each thread a session")
+        try:
+            if self._state is None:
+                raise RuntimeError("this session is closed; make another: model.session()")
+            yield self._state
+        finally:
+            self._busy.release()
+
+    def _ids_with(self, more_text: str) -> list[int]:
+        """As from scratch: what is added may join the last token. Without more, the text goes on from its own ids."""
+        name = "the session's text"
+        if self._ids and not more_text:
+            return self._prompting.check_room(self._ids, name)
+        return self._prompting.encode(self._text + more_text, name)
+
+    def _pieces(self, text: str, generation: Generation, turn: int) -> Generator[str]:
+        """Generate behind `text`, running only over what the cache does not hold; keep what came, however it ends."""
+        ids = generation.prompt_ids
+        with self._used() as state:
+            if turn != self._turn:
+                raise RuntimeError("the session went on since this stream was made; make another")
+            self._turn += 1
+            known = min(common_length(self._read, ids), len(ids) - 1)
+            state.rewind(known)
+            try:
+                yield from decode_alone(state.step, generation, ids[known:])
+            finally:
+                self._read = [*ids, *generation.token_ids][: state.length]
+                self._keep(text or self._prompting.tokenizer.decode(ids), generation)
+
+    def _keep(self, text: str, generation: Generation) -> None:
+        """The text is what a reader has seen: without what ended it, and without the rest of a stop's last token."""
+        self._text = text + generation.text
+        if generation.finish_reason == "length":
+            self._ids = [*generation.prompt_ids, *generation.token_ids]
+        else:
+            self._ids = self._prompting.tokenizer.encode(self._text)
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids at the beginning are the same."""
+    pairs = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
