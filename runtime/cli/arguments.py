@@ -1,8 +1,9 @@
-"""A parser whose errors are one line."""
+"""What the commands share: a parser whose errors are one line, the model, and texts to read."""
 
 import argparse
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import BinaryIO, NoReturn
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -16,3 +17,27 @@ class OneLineParser(argparse.ArgumentParser):
 def one_line(message: str) -> str:
     """Arguments and paths may hold line ends; an error has none."""
     return " ".join(message.split())
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="DIR", help="a bundle; else GPT2_ONNX_MODEL, else models/gpt2")
+    parser.add_argument("--device", default="auto", help="auto or cpu (default: auto)")
+
+
+def open_input(argument: str) -> BinaryIO:
+    """A file's bytes, or those of standard input for `-`."""
+    if argument != "-":
+        return Path(argument).open("rb")
+    if sys.stdin is None:
+        raise ValueError("standard input is closed; give a file, or a text as the argument")
+    return sys.stdin.buffer
+
+
+def read_utf8(argument: str) -> str:
+    """The text of a file, or of standard input for `-`."""
+    name = "standard input" if argument == "-" else argument
+    with open_input(argument) as file:
+        try:
+            return file.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} must be UTF-8: {error.reason} at byte {error.start}") from None

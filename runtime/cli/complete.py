@@ -3,41 +3,53 @@
 import argparse
 import json
 import sys
-from dataclasses import asdict
 from typing import Any
+
+from runtime.cli import generation_options
+from runtime.cli.arguments import add_model, read_utf8
 
 
 def add_to(commands: Any) -> None:
-    parser = commands.add_parser("complete", help="continue a prompt", description="Continue a prompt, greedily.")
+    parser = commands.add_parser(
+        "complete", help="continue a prompt", description="Continue a prompt, showing text as it is generated."
+    )
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads standard input")
-    parser.add_argument("--model", metavar="DIR", help="a bundle; else GPT2_ONNX_MODEL, else models/gpt2")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens at most (default: 64)")
-    parser.add_argument("--device", default="auto", help="auto or cpu (default: auto)")
+    add_model(parser)
     parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
+    generation_options.add_to(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the continuation alone, or everything about it as JSON."""
-    from runtime.default_model import complete
+    from runtime.default_model import complete, kept_model
+    from runtime.loading import find_model
 
-    completion = complete(
-        read_prompt(options.prompt),
-        model=options.model,
-        device=options.device,
-        max_new_tokens=options.max_new_tokens,
-    )
-    print(json.dumps(asdict(completion)) if options.json else completion.text)
+    wanted = generation_options.given(options)
+    if "logprobs" in wanted and not options.json:
+        raise ValueError("--logprobs are shown in JSON alone; add --json")
+    prompt = read_prompt(options.prompt)
+    if options.json:
+        print(json.dumps(complete(prompt, model=options.model, device=options.device, **wanted).as_dict()))
+    else:
+        show(kept_model(find_model(options.model), options.device).stream(prompt, **wanted))
     return 0
+
+
+def show(pieces: Any) -> None:
+    """Each piece at once on a terminal; the rest of the line stays whole if the user interrupts."""
+    on_terminal = sys.stdout.isatty()
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece)
+            if on_terminal:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        print()
+        raise
+    print()
 
 
 def read_prompt(argument: str) -> str:
     """The argument itself, or standard input less the line end that a shell adds."""
-    if argument != "-":
-        return argument
-    if sys.stdin is None:
-        raise ValueError("standard input is closed; give the prompt as an argument")
-    try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"standard input must be UTF-8: {error.reason} at byte {error.start}") from None
+    return read_utf8("-").removesuffix("\n") if argument == "-" else argument

@@ -6,11 +6,11 @@ import os
 import sys
 
 from runtime import __version__
-from runtime.cli import complete, verify
+from runtime.cli import batch, complete, score, verify
 from runtime.cli.arguments import OneLineParser, one_line
 from runtime.errors import BundleError
 
-COMMANDS = (complete, verify)
+COMMANDS = (complete, batch, score, verify)
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def run() -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="gpt2-onnx", description="Complete text with a GPT-2 bundle.")
+    parser = OneLineParser(prog="gpt2-onnx", description="Complete and score text with a GPT-2 bundle.")
     parser.add_argument("--version", action="version", version=f"gpt2-onnx {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     for command in COMMANDS:

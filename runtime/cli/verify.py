@@ -22,7 +22,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit with 1 if anything is not as it was."""
     from runtime.bundle import check_hash, open_bundle
-    from runtime.model import find_model
+    from runtime.loading import find_model
 
     bundle = open_bundle(find_model(options.model), verify=False)
     started = time.perf_counter()

@@ -128,7 +128,7 @@ def test_a_reader_who_goes_away_is_no_error_to_talk_about(bundle, tmp_path):
         ([], ["COMMAND"]),
         (["compleat", "x"], ["compleat", "complete", "verify"]),
         (["complete"], ["PROMPT"]),
-        (["complete", "x", "--temperature", "1"], ["--temperature"]),
+        (["complete", "x", "--beams", "1"], ["--beams"]),
         (["complete", "x", "y"], ["y"]),
         (["complete", "x", "--max-new-tokens", "many"], ["--max-new-tokens", "many"]),
         (["complete", "x", "--max-new-tokens", "1.5"], ["--max-new-tokens", "1.5"]),
@@ -143,7 +143,7 @@ def test_a_command_that_cannot_be_parsed(cli_here, arguments, parts):
 
 
 def test_an_unknown_option_in_a_process_of_its_own(cli):
-    assert_fails(cli("complete", "x", "--temperature", "1"), 2, "gpt2-onnx", "--temperature")
+    assert_fails(cli("complete", "x", "--beams", "1"), 2, "gpt2-onnx", "--beams")
 
 
 def test_max_new_tokens_out_of_their_range(cli, bundle):

@@ -1,0 +1,83 @@
+"""`gpt2-onnx batch prompts.jsonl --output out.jsonl`."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from runtime.cli import generation_options
+from runtime.cli.arguments import add_model, one_line, open_input
+from runtime.cli.progress import Bar, progress_bar
+
+DESCRIPTION = """\
+Continue the prompts of a JSONL file. A line is {"prompt": "...", "id": ..., and any generation option}; its output is
+{"id": ..., "text": ..., ...}, or {"id": ..., "line": N, "error": "..."} for a bad line, in the order of the input.
+The same command goes on where it was stopped."""
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser("batch", help="continue the prompts of a JSONL file", description=DESCRIPTION)
+    parser.add_argument("file", metavar="FILE", help="JSON lines; - reads standard input")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines, gone on with")
+    parser.add_argument("--force", action="store_true", help="begin again, dropping the output there is")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="prompts side by side (default: 16)")
+    add_model(parser)
+    generation_options.add_to(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit with 1 if any line was bad."""
+    from runtime.batch_jobs import read_jobs, run_jobs, skip_made
+    from runtime.batch_output import BatchOutput
+    from runtime.default_model import kept_model
+    from runtime.loading import find_model
+    from runtime.options import check_batch_size
+    from runtime.settings import check_settings
+
+    wanted, batch_size = generation_options.given(options), check_batch_size(options.batch_size)
+    check_settings(wanted)
+    check_files(options.file, options.output)
+    with open_input(options.file) as lines:
+        model = kept_model(find_model(options.model), options.device)
+        settings = {"model": model.bundle.manifest.source.weights_sha256, **wanted}
+        total = count_lines(options.file)
+        with closing(BatchOutput(options.output, settings, force=options.force)) as output:
+            jobs = read_jobs(lines, model.prompting, wanted)
+            tally = skip_made(jobs, output.records())
+            output.begin()
+            with progress_bar("completing", "line", total, done=tally.lines) as bar:
+                write_all(run_jobs(jobs, model.decode, batch_size), output, bar, tally)
+            output.finish()
+    print(f"gpt2-onnx: {tally}, in {options.output}", file=sys.stderr)
+    return 1 if tally.bad else 0
+
+
+def write_all(jobs: Iterable[Any], output: Any, bar: Bar, tally: Any) -> None:
+    """Write each job's record as soon as it is there, and say what is wrong with a bad line."""
+    tokens, started = 0, time.perf_counter()
+    for job in jobs:
+        output.write(job.record())
+        tally.count(job.record())
+        if job.error:
+            bar.say(f"gpt2-onnx: line {job.line}: {one_line(job.error)}")
+        tokens += job.tokens
+        bar.note(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s")
+        bar.update(1)
+
+
+def check_files(source: str, output: Path) -> None:
+    """The input is there, and is not what would be written to."""
+    if source != "-" and output.exists() and output.samefile(source):
+        raise ValueError(f"--output must be another file than the input, got {output} for both")
+
+
+def count_lines(source: str) -> int | None:
+    """Lines that are not empty; unknown of standard input and the like."""
+    if source == "-" or not Path(source).is_file():
+        return None
+    with open_input(source) as lines:
+        return sum(1 for line in lines if line.strip())

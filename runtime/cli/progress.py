@@ -1,0 +1,47 @@
+"""A progress bar on a terminal; elsewhere nothing but what is said."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Bar:
+    """A bar of tqdm's, or none."""
+
+    def __init__(self, bar: Any = None) -> None:
+        self._bar = bar
+
+    def update(self, count: int) -> None:
+        """So much more is done."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def note(self, text: str) -> None:
+        """Words at the end of the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+
+    def say(self, line: str) -> None:
+        """A line on standard error, above the bar."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_bar(description: str, unit: str, total: int | None, *, done: int = 0) -> Iterator[Bar]:
+    """A bar on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield Bar()
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        print('no progress is shown without tqdm: pip install "gpt2-onnx[cli]"', file=sys.stderr)
+        yield Bar()
+        return
+    large = total is not None and total > 9999
+    with tqdm(desc=description, unit=unit, total=total, initial=done, unit_scale=large, dynamic_ncols=True) as bar:
+        yield Bar(bar)
