@@ -10,19 +10,17 @@ A ratio is that of one turn's pair. Cold start is from the start of a fresh proc
 import argparse
 import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from seeded import ROOT, WORK, seeded_checkpoint
+from seeded import ROOT, exported, seeded_checkpoint
+from turns import machine, ratios, serve, spread, take_turns
 
 PROMPT = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
@@ -30,8 +28,6 @@ PROMPT = (
     "truth is so well fixed in the minds of the surrounding families"
 )
 SIDES = ("gpt2-onnx", "transformers")
-PAUSE = 0.5  # seconds between turns, for the other side's threads to stop spinning
-
 COMPILED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as pip installs
 COLD = {
     "gpt2-onnx": "import runtime; print(runtime.complete({prompt!r}, model={bundle!r}, max_new_tokens=1).token_ids)",
@@ -53,11 +49,18 @@ def main() -> None:
     starts, memory = measure_cold_start(checkpoint, bundle, options)
     results = {"tokens per second": speeds, "cold start, s": starts, "peak memory of a cold start, MiB": memory}
     if options.json:
-        print(json.dumps({"machine": machine(), "same_tokens": same, "results": results}, indent=2))
+        print(
+            json.dumps(
+                {"machine": machine("onnxruntime", "torch", "transformers"), "same_tokens": same, "results": results},
+                indent=2,
+            )
+        )
         return
     console = Console(width=110)
     console.print(f"{checkpoint.name}, float32, batch 1, {options.tokens} greedy tokens, {options.threads} threads")
-    console.print(f"{machine()}\ntokens of both sides {'are equal' if same else 'DIFFER'}\n")
+    console.print(
+        f"{machine('onnxruntime', 'torch', 'transformers')}\ntokens of both sides {'are equal' if same else 'DIFFER'}\n"
+    )
     console.print(make_table(results))
 
 
@@ -72,22 +75,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def exported(checkpoint: Path) -> Path:
-    """The checkpoint's bundle, made anew so that it is this version's."""
-    bundle = WORK / f"{checkpoint.name}-onnx"
-    command = [sys.executable, "-m", "export", checkpoint, "--output", bundle, "--force"]
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    return bundle
-
-
 def work(options: argparse.Namespace) -> None:
-    """A side's process: load, then complete once a line on standard input, answering with seconds and tokens."""
+    """A side's process: load, then complete at each turn."""
     side, folder = options.worker
-    complete = runtime_side(folder, options) if side == SIDES[0] else transformers_side(folder, options)
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        tokens = complete()
-        print(json.dumps([time.perf_counter() - started, tokens]), flush=True)
+    serve(runtime_side(folder, options) if side == SIDES[0] else transformers_side(folder, options))
 
 
 def runtime_side(folder: str, options: argparse.Namespace):
@@ -112,33 +103,18 @@ def measure_decoding(
     checkpoint: Path, bundle: Path, options: argparse.Namespace
 ) -> tuple[dict[str, list[float]], bool]:
     """Tokens per second of each side's turns, and whether both said the same."""
-    folders = dict(zip(SIDES, (bundle, checkpoint), strict=True))
-    workers = {side: start_worker(side, folder, options) for side, folder in folders.items()}
-    speeds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for side in SIDES:
-        ask(workers[side])  # the first turn warms up and is not counted
-    for _ in track(range(options.rounds), description="decoding", console=Console(stderr=True)):
-        said = {}
-        for side in SIDES:
-            time.sleep(PAUSE)
-            seconds, said[side] = ask(workers[side])
-            speeds[side].append(len(said[side]) / seconds)
-    for worker in workers.values():
-        worker.communicate()
-    return speeds, said[SIDES[0]] == said[SIDES[1]]
+    turns = take_turns(
+        {side: worker_command(side, folder, options) for side, folder in zip(SIDES, (bundle, checkpoint), strict=True)},
+        options.rounds,
+        "decoding",
+    )
+    speeds = {side: [len(tokens) / seconds for seconds, tokens in answers] for side, answers in turns.items()}
+    return speeds, turns[SIDES[0]][-1][1] == turns[SIDES[1]][-1][1]
 
 
-def start_worker(side: str, folder: Path, options: argparse.Namespace) -> subprocess.Popen:
-    command = [sys.executable, __file__, "--worker", side, str(folder)]
-    command += ["--tokens", str(options.tokens), "--threads", str(options.threads)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def ask(worker: subprocess.Popen) -> tuple[float, list[int]]:
-    worker.stdin.write("go\n")
-    worker.stdin.flush()
-    seconds, tokens = json.loads(worker.stdout.readline())
-    return seconds, tokens
+def worker_command(side: str, folder: Path, options: argparse.Namespace) -> list[object]:
+    command = [sys.executable, __file__, "--worker", side, folder]
+    return [*command, "--tokens", options.tokens, "--threads", options.threads]
 
 
 def measure_cold_start(checkpoint: Path, bundle: Path, options: argparse.Namespace) -> tuple[dict, dict]:
@@ -168,25 +144,8 @@ def make_table(results: dict[str, dict[str, list[float]]]) -> Table:
     for heading in ("median (min to max)", *SIDES, "ratio of the pairs"):
         table.add_column(heading, justify="left" if heading.startswith("median") else "right", no_wrap=True)
     for name, sides in results.items():
-        ratios = [ours / theirs for ours, theirs in zip(*(sides[side] for side in SIDES), strict=True)]
-        table.add_row(name, *(spread(sides[side]) for side in SIDES), spread(ratios))
+        table.add_row(name, *(spread(sides[side]) for side in SIDES), spread(ratios(*(sides[side] for side in SIDES))))
     return table
-
-
-def spread(values: Sequence[float]) -> str:
-    digits = 0 if min(values) > 100 else 2
-    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle} ({low} to {high})"
-
-
-def machine() -> str:
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    from importlib.metadata import version
-
-    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "torch", "transformers"))
-    return f"{names[0] if names else platform.processor()}, {len(names)} CPUs, {versions}"
 
 
 if __name__ == "__main__":

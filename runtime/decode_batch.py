@@ -37,6 +37,10 @@ class DecodeBatch:
         lengths += 1
         return self._graph.next_tokens, self._graph.logits
 
+    def cache(self, row: int) -> dict[str, Floats]:
+        """A row's keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""
+        return self._graph.cache(row, int(self._lengths[row]))
+
     def remove(self, row: int) -> None:
         """Forget a row; the last one takes its place."""
         self._taken -= 1

@@ -33,6 +33,10 @@ class Case:
     def padded(self) -> bool:
         return bool((self.attention_mask == 0).any())
 
+    def rows(self) -> list[list[int]]:
+        """The ids of each row, without its padding."""
+        return [ids[mask == 1].tolist() for ids, mask in zip(self.input_ids, self.attention_mask, strict=True)]
+
     def chunks(self) -> Iterator[Chunk]:
         positions, start = position_ids(self.attention_mask), 0
         for length in self.lengths:
@@ -52,7 +56,7 @@ def make_cases(text_ids: list[int], vocab_size: int, n_positions: int) -> list[C
         single(f"{short} tokens", text[:short]),
         single(f"{longest} tokens", text),
         single(f"{longest} random ids", random),
-        left_padded(text, (short, middle, max(1, middle - 3))),
+        left_padded(text, (short, max(2, middle), max(2, middle - 3))),
         single("token by token", text, (1,) * longest),
         single("chunks", text, (short, middle - short, longest - middle)),
     ]

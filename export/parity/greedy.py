@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from runtime.decode_session import DecodeSession
+from runtime.decoding import decode_together
+from runtime.generation import Generation
 from runtime.manifest import Continuation
 from runtime.replay import greedy_tokens
+from runtime.settings import Settings
+from runtime.tokenizer import Tokenizer
 
 PROMPTS = (
     "It was a bright cold day in April, and the clocks were striking thirteen.",
@@ -52,6 +56,25 @@ def continue_prompts(session: DecodeSession, prompts: Sequence[Sequence[int]], n
 def continue_prompt(session: DecodeSession, prompt_ids: Sequence[int], n_positions: int) -> Continuation:
     count = min(MAX_NEW_TOKENS, n_positions - len(prompt_ids))
     return Continuation(list(prompt_ids), greedy_tokens(session, prompt_ids, count))
+
+
+def continue_together(
+    session: DecodeSession, alone: Sequence[Continuation], tokenizer: Tokenizer
+) -> list[Continuation]:
+    """As many tokens behind the same prompts, side by side."""
+    generations = [
+        Generation(
+            continuation.prompt_ids,
+            Settings(max_new_tokens=len(continuation.token_ids)),
+            tokenizer=tokenizer,
+            eos_ids=(),
+            room=len(continuation.token_ids),
+        )
+        for continuation in alone
+    ]
+    for _ in decode_together(session.batch(len(generations)), generations):
+        pass
+    return [Continuation(list(generation.prompt_ids), generation.token_ids) for generation in generations]
 
 
 @dataclass(frozen=True)

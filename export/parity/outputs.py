@@ -79,7 +79,23 @@ def full_width(name: str, array: NDArray[Any], width: int) -> NDArray[Any]:
 
 
 def decode_outputs(session: DecodeSession, case: Case) -> Outputs:
-    """Logits behind each chunk [1, chunks, V] and the cache, of a case with one row."""
+    """What the decode graph returns of a case, in the shapes of `decoded`."""
+    return side_by_side(session, case) if case.padded else one_row(session, case)
+
+
+def side_by_side(session: DecodeSession, case: Case) -> Outputs:
+    """Rows of different lengths, padded on the right but for their last ids, which are a step of their own."""
+    rows = case.rows()
+    batch = session.batch(len(rows))
+    batch.admit([row[:-1] for row in rows])
+    _, logits = batch.step([row[-1] for row in rows])
+    caches = [batch.cache(row) for row in range(len(rows))]
+    joined = {name: np.concatenate([cache[name] for cache in caches], axis=2) for name in caches[0]}
+    return {"logits": logits[None].copy(), **joined}
+
+
+def one_row(session: DecodeSession, case: Case) -> Outputs:
+    """Logits behind each chunk [1, chunks, V] and the cache."""
     logits = []
     with session.sequence() as sequence:
         for chunk in case.chunks():
@@ -91,9 +107,18 @@ def decode_outputs(session: DecodeSession, case: Case) -> Outputs:
 
 
 def decoded(outputs: Outputs, case: Case) -> Outputs:
-    """What the decode graph returns of the reference graph's outputs."""
+    """What the decode graph returns of the reference graph's outputs.
+
+    Logits [1, chunks, V] of one row, or [1, B, V] of the last ids of B rows; of B rows the caches, without padding, one
+    behind the other.
+    """
     cache = {name: array for name, array in outputs.items() if name.startswith("present.")}
-    return {"logits": outputs["logits"][:, np.cumsum(case.lengths) - 1], **cache}
+    if not case.padded:
+        return {"logits": outputs["logits"][:, np.cumsum(case.lengths) - 1], **cache}
+    kept = case.attention_mask == 1
+    rows = {name: [row[:, keep] for row, keep in zip(array, kept, strict=True)] for name, array in cache.items()}
+    joined = {name: np.concatenate(parts, axis=1)[None] for name, parts in rows.items()}
+    return {"logits": outputs["logits"][None, :, -1], **joined}
 
 
 def last_only(name: str, outputs: NDArray[Any]) -> bool:

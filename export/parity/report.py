@@ -41,13 +41,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
+    """`differences` are of prompts alone, `together` of the same prompts side by side."""
+
     rows: tuple[Row, ...]
     continuations: tuple[Continuation, ...]
     differences: tuple[Difference, ...]
+    together: tuple[Difference, ...]
 
     @property
     def passed(self) -> bool:
-        return all(row.passed for row in self.rows) and all(difference.passed for difference in self.differences)
+        differences = self.differences + self.together
+        return all(row.passed for row in self.rows) and all(difference.passed for difference in differences)
 
     def worst(self, *key: str) -> list[Row]:
         """The worst row of each group of rows that agree in `key`, in order of first appearance."""
@@ -71,6 +75,7 @@ class Report:
             "greedy": {
                 "tokens": self.tokens(),
                 "differences": [asdict(difference) for difference in self.differences],
+                "differences_side_by_side": [asdict(difference) for difference in self.together],
                 "probes": [asdict(probe) for probe in self.probes()],
             },
         }
@@ -86,10 +91,12 @@ class Report:
 
     def greedy_line(self) -> str:
         total, count = self.tokens(), len(self.continuations)
-        if not self.differences:
-            return f"greedy: {total} of {total} tokens over {count} prompts as PyTorch's"
-        places = "; ".join(describe(difference) for difference in self.differences)
-        return f"greedy: {count - len(self.differences)} of {count} prompts as PyTorch's; {places}"
+        if not self.differences + self.together:
+            return f"greedy: {total} of {total} tokens over {count} prompts as PyTorch's, alone and side by side"
+        places = [describe(difference) for difference in self.differences]
+        places += [f"side by side, {describe(difference)}" for difference in self.together]
+        same = f"{count - len(self.differences)} of {count} prompts as PyTorch's alone, "
+        return f"greedy: {same}{count - len(self.together)} side by side; {'; '.join(places)}"
 
 
 def describe(difference: Difference) -> str:

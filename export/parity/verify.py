@@ -8,7 +8,14 @@ from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
 from export.parity.cases import Case, make_cases
-from export.parity.greedy import PROMPTS, Difference, continue_prompts, find_suspects, judge_suspect
+from export.parity.greedy import (
+    PROMPTS,
+    Difference,
+    continue_prompts,
+    continue_together,
+    find_suspects,
+    judge_suspect,
+)
 from export.parity.outputs import (
     Outputs,
     decode_outputs,
@@ -58,9 +65,15 @@ def verify_bundle(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) ->
     decode = DecodeSession(bundle.graph_path("decode"), architecture, device="cpu", threads=None)
     rows += judge_decode(decode, standards, noise)
     continuations = continue_prompts(decode, prompts, architecture.n_positions)
+    together = continue_together(decode, continuations, tokenizer)
     del decode, standards
     progress("greedy tokens in PyTorch")
-    return Report(tuple(rows), tuple(continuations), judge_greedy(checkpoint, continuations))
+    return Report(
+        tuple(rows),
+        tuple(continuations),
+        differences=judge_greedy(checkpoint, continuations),
+        together=judge_together(checkpoint, continuations, together),
+    )
 
 
 def measure_pytorch(checkpoint: Checkpoint, cases: list[Case]) -> list[Standard]:
@@ -96,11 +109,10 @@ def judge_reference(bundle: Bundle, standards: list[Standard], noise: Noise) -> 
 
 
 def judge_decode(session: DecodeSession, standards: list[Standard], noise: Noise) -> list[Row]:
-    """All cases but the padded one: the decode graph knows a sequence by its length, not by a mask."""
+    """All cases; the decode graph knows the rows of the padded one by their lengths, not by a mask."""
     return [
         row
         for standard in standards
-        if not standard.case.padded
         for row in compare(
             "decode",
             standard,
@@ -127,6 +139,13 @@ def compare(graph: str, standard: Standard, outputs: Outputs, truth: Outputs, no
     for name, true in truth.items():
         error = normwise_error(outputs[name], true)
         yield Row(graph, name, standard.case.name, error, noise[name, last_only(name, true)])
+
+
+def judge_together(
+    checkpoint: Checkpoint, alone: list[Continuation], together: list[Continuation]
+) -> tuple[Difference, ...]:
+    """What prompts side by side get that is neither what they get alone nor what PyTorch says."""
+    return () if together == alone else judge_greedy(checkpoint, together)
 
 
 def judge_greedy(checkpoint: Checkpoint, continuations: list[Continuation]) -> tuple[Difference, ...]:
