@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from runtime.decode_session import DecodeSession
@@ -96,14 +97,14 @@ class Tally:
         return f"{self.lines - self.bad:,} of {self.lines:,} lines completed{earlier}, {self.bad:,} bad"
 
 
-def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]]) -> Tally:
+def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]], output: Path) -> Tally:
     """Pass over the jobs that earlier runs have made; ValueError if the records are of another input."""
     tally = Tally()
     for number, record in enumerate(records, start=1):
         job = next(jobs, None)
         if job is None or not job.made(record):
             raise ValueError(
-                f"line {number} of the output, with id {record.get('id')!r}, is not of this input; "
+                f"line {number} of {output}, with id {record.get('id')!r}, is not of this input; "
                 "choose another --output, or --force to begin again"
             )
         tally.count(record)

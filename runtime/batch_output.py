@@ -1,6 +1,7 @@
 """The output of a batch: a JSONL file that can be gone on with after a kill at any moment."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,22 +26,24 @@ class BatchOutput:
         self.path = path
         self._settings = settings
         self._settings_path = path.with_name(path.name + ".settings.json")
+        if not force:
+            self._check_settings()
         self._file = open_locked(path)
         if force:
             self._file.truncate(0)
             self._settings_path.unlink(missing_ok=True)
-        self._check_settings()
 
     def records(self) -> Iterator[dict[str, Any]]:
         """What earlier runs wrote; a last one that was cut short is dropped."""
+        size, whole = self._file.seek(0, os.SEEK_END), 0
         self._file.seek(0)
-        whole = 0
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n") and RECORD.startswith(line[: len(RECORD)]):
                 break
             yield self._parsed(number, line)
             whole += len(line)
-        self._file.truncate(whole)
+        if whole < size:
+            self._file.truncate(whole)
 
     def begin(self) -> None:
         """Note the settings before the first record."""

@@ -16,6 +16,7 @@ from runtime.settings import Settings
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+BLOCK = 256
 
 
 class Sampler:
@@ -38,9 +39,8 @@ class Sampler:
 
     def _draw(self, ids: Ids, scores: Floats) -> int:
         """One of `ids`, with the probability that its score has."""
-        cumulative = softmax(scores).cumsum(dtype=np.float64)
         uniform = (self._random.random_raw() >> 11) * 2.0**-53  # [0, 1), from the 53 high bits
-        return int(ids[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")])
+        return int(ids[inverse_cdf(softmax(scores), uniform)])
 
 
 def penalize(logits: Floats, seen: Sequence[int], penalty: float | None) -> Floats:
@@ -75,15 +75,18 @@ def top_k(scores: Floats, k: int) -> NDArray[np.bool_]:
 def top_p(scores: Floats, p: float) -> NDArray[np.bool_]:
     """Which of `scores` [K] stay when the least likely go, as long as those gone make up at most 1 - p.
 
-    Of equal scores at the border the lowest ids go, as in a stable sort.
+    Of equal scores at the border the lowest ids go, as in a stable sort. Ids so unlikely that all together cannot make
+    up half of what goes are not sorted: with a trained model that is nearly all of them.
     """
-    ascending = np.sort(scores)
-    gone_by = softmax(ascending).cumsum(dtype=np.float64).astype(np.float32)  # torch, too, accumulates in float64
-    gone = int((gone_by[:-1] <= np.float32(1 - p)).sum())  # the most likely one always stays
-    border = ascending[gone]
+    probabilities = softmax(scores)
+    likely = probabilities > (1 - p) / (2 * len(scores))
+    gone_before = probabilities[~likely].sum(dtype=np.float64)
+    ascending = np.sort(probabilities[likely]).cumsum(dtype=np.float64)  # torch, too, accumulates in float64
+    gone = int(((gone_before + ascending[:-1]).astype(np.float32) <= np.float32(1 - p)).sum())  # the best always stays
+    border = np.partition(scores[likely], gone)[gone]
     mask: NDArray[np.bool_] = scores >= border
-    at_border = np.flatnonzero(scores == border)
-    mask[at_border[: gone - int((scores < border).sum())]] = False
+    still_to_go = gone - int((scores[likely] < border).sum())
+    mask[np.flatnonzero(scores == border)[:still_to_go]] = False
     return mask
 
 
@@ -93,6 +96,17 @@ def min_p(scores: Floats, p: float) -> NDArray[np.bool_]:
     highest = probabilities.max()
     mask: NDArray[np.bool_] = (probabilities >= np.float32(p) * highest) | (probabilities == highest)
     return mask
+
+
+def inverse_cdf(probabilities: Floats, uniform: float) -> int:
+    """The first place where the probabilities so far are over `uniform`; by blocks, as a cumsum of all is slow."""
+    exact = probabilities.astype(np.float64)
+    blocks = np.add.reduceat(exact, np.arange(0, len(exact), BLOCK)).cumsum()
+    target = uniform * blocks[-1]
+    block = min(int(np.searchsorted(blocks, target, side="right")), len(blocks) - 1)
+    start = block * BLOCK
+    within = exact[start : start + BLOCK].cumsum() + (blocks[block - 1] if block else 0.0)
+    return start + min(int(np.searchsorted(within, target, side="right")), len(within) - 1)
 
 
 def softmax(scores: Floats) -> Floats:

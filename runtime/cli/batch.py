@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         total = count_lines(options.file)
         with closing(BatchOutput(options.output, settings, force=options.force)) as output:
             jobs = read_jobs(lines, model.prompting, wanted)
-            tally = skip_made(jobs, output.records())
+            tally = skip_made(jobs, output.records(), options.output)
             output.begin()
             with progress_bar("completing", "line", total, done=tally.lines) as bar:
                 write_all(run_jobs(jobs, model.decode, batch_size), output, bar, tally)

@@ -1,6 +1,7 @@
 """What the runtime's tests share: PyTorch's own tokens, bundles to damage, subprocesses, and protobuf by hand."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import tokenizers
 
 import runtime
+from runtime.cli.main import main as cli_main
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,48 @@ def bundle_copy(bundle: Path, tmp_path: Path) -> BundleCopy:
 
 
 @pytest.fixture
+def fresh(bundle: Path) -> runtime.Model:
+    """A model that nobody has used."""
+    return runtime.load(bundle, device="cpu", threads=1, verify=False)
+
+
+@pytest.fixture
+def endless(bundle_copy: BundleCopy) -> runtime.Model:
+    """The model with nothing that ends a text but a count."""
+    bundle_copy.configure(eos_token_id=None)
+    return runtime.load(bundle_copy.folder)
+
+
+@pytest.fixture
+def stopping(bundle_copy: BundleCopy) -> Callable[[int | list[int]], runtime.Model]:
+    """The model with these ids for the end of a text."""
+
+    def load(eos_token_id: int | list[int]) -> runtime.Model:
+        bundle_copy.configure(eos_token_id=eos_token_id)
+        return runtime.load(bundle_copy.folder)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def turn(probe: Probe) -> int:
+    """Where in the probe an id comes for the first time, some tokens after the beginning."""
+    return next(n for n, token in enumerate(probe.token_ids) if n >= 3 and token not in probe.token_ids[:n])
+
+
+@pytest.fixture(scope="session")
+def exactly(vocabulary: tokenizers.Tokenizer) -> Callable[[int], str]:
+    """Make a prompt of exactly so many tokens."""
+
+    def make(count: int) -> str:
+        prompt = " the" * count
+        assert len(vocabulary.encode(prompt).ids) == count
+        return prompt
+
+    return make
+
+
+@pytest.fixture
 def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run this Python in an empty folder, with folders of a test's own in front of what is installed."""
 
@@ -185,6 +229,26 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         )
         output, errors = (stream.decode("utf-8").replace("\r\n", "\n") for stream in (done.stdout, done.stderr))
         return subprocess.CompletedProcess(done.args, done.returncode, output, errors)
+
+    return run
+
+
+@pytest.fixture
+def cli(run_python):
+    """The command in a process of its own."""
+    return lambda *arguments, **options: run_python("-m", "runtime", *arguments, **options)
+
+
+@pytest.fixture
+def cli_here(monkeypatch, capfd):
+    """The command in this process, which is quicker; an exception that it lets out fails the test."""
+
+    def run(*arguments, stdin=b""):
+        monkeypatch.setattr(sys, "argv", ["gpt2-onnx", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            cli_main()
+        return subprocess.CompletedProcess(arguments, ended.value.code, *capfd.readouterr())
 
     return run
 

@@ -14,26 +14,6 @@ from runtime.cli.main import main
 WEIGHTS = "onnx/model.onnx_data"
 
 
-@pytest.fixture
-def cli(run_python):
-    """The command in a process of its own."""
-    return lambda *arguments, **options: run_python("-m", "runtime", *arguments, **options)
-
-
-@pytest.fixture
-def cli_here(monkeypatch, capfd):
-    """The command in this process, which is quicker; an exception that it lets out fails the test."""
-
-    def run(*arguments, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["gpt2-onnx", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return subprocess.CompletedProcess(arguments, ended.value.code, *capfd.readouterr())
-
-    return run
-
-
 def assert_fails(done, code, *parts):
     """This exit code, nothing on standard output, and one line on standard error that has these parts."""
     assert done.returncode == code, done.stderr
