@@ -1,7 +1,7 @@
 """Lines of a JSONL file as work to do: a line is {"prompt": …, "id": …, and any generation option}."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,11 +29,6 @@ class Job:
     @property
     def finished(self) -> bool:
         return self.generation is None or self.generation.finish_reason is not None
-
-    @property
-    def tokens(self) -> int:
-        """Generated so far."""
-        return len(self.generation.token_ids) if self.generation else 0
 
     def record(self) -> dict[str, Any]:
         """What is written for it."""
@@ -112,10 +107,13 @@ def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]], output:
     return tally
 
 
-def run_jobs(jobs: Iterable[Job], decode: DecodeSession, batch_size: int) -> Iterator[Job]:
-    """The same jobs in the same order, each once it is finished."""
+def run_jobs(
+    jobs: Iterable[Job], decode: DecodeSession, batch_size: int, finished: Callable[[Generation], object]
+) -> Iterator[Job]:
+    """The same jobs in the same order, each once it is finished; `finished` is told at once, in any order."""
     unwritten: list[Job] = []
-    for _ in decode_together(decode.batch(batch_size), generations(jobs, unwritten, LOOKAHEAD * batch_size)):
+    for generation in decode_together(decode.batch(batch_size), generations(jobs, unwritten, LOOKAHEAD * batch_size)):
+        finished(generation)
         while unwritten and unwritten[0].finished:
             yield unwritten.pop(0)
     yield from unwritten

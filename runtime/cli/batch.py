@@ -3,7 +3,6 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -50,23 +49,34 @@ def run(options: argparse.Namespace) -> int:
             tally = skip_made(jobs, output.records(), options.output)
             output.begin()
             with progress_bar("completing", "line", total, done=tally.lines) as bar:
-                write_all(run_jobs(jobs, model.decode, batch_size), output, bar, tally)
+                speed = Speed(bar)
+                for job in run_jobs(jobs, model.decode, batch_size, speed.finished):
+                    write(job, output, tally, bar)
             output.finish()
     print(f"gpt2-onnx: {tally}, in {options.output}", file=sys.stderr)
     return 1 if tally.bad else 0
 
 
-def write_all(jobs: Iterable[Any], output: Any, bar: Bar, tally: Any) -> None:
-    """Write each job's record as soon as it is there, and say what is wrong with a bad line."""
-    tokens, started = 0, time.perf_counter()
-    for job in jobs:
-        output.write(job.record())
-        tally.count(job.record())
-        if job.error:
-            bar.say(f"gpt2-onnx: line {job.line}: {one_line(job.error)}")
-        tokens += job.tokens
-        bar.note(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s")
+def write(job: Any, output: Any, tally: Any, bar: Bar) -> None:
+    """A job's record; and if its line is bad, why."""
+    record = job.record()
+    output.write(record)
+    tally.count(record)
+    if job.error:
+        bar.say(f"gpt2-onnx: line {job.line}: {one_line(job.error)}")
         bar.update(1)
+
+
+class Speed:
+    """Tokens per second, at the end of the bar."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._tokens, self._started = bar, 0, time.perf_counter()
+
+    def finished(self, generation: Any) -> None:
+        self._tokens += len(generation.token_ids)
+        self._bar.note(f"{self._tokens / (time.perf_counter() - self._started):,.0f} tokens/s")
+        self._bar.update(1)
 
 
 def check_files(source: str, output: Path) -> None:
