@@ -47,7 +47,7 @@ def penalize(logits: Floats, seen: Sequence[int], penalty: float | None) -> Floa
     """Scores [V] in which the ids seen have moved away from likely: a copy, unless there is nothing to do."""
     if penalty is None:
         return logits
-    ids, factor = np.unique(seen), np.float32(penalty)
+    ids, factor = np.unique(np.asarray(seen, np.int64)), np.float32(penalty)
     scores = logits.copy()
     scores[ids] = np.where(scores[ids] < 0, scores[ids] * factor, scores[ids] / factor)
     return scores

@@ -73,7 +73,7 @@ class Session:
         with self._used():
             ids = self._ids_with(more_text)
             generation = self._prompting.begin(ids, settings)
-            return Stream(self._pieces(self._text + more_text, generation, self._turn), generation)
+            return Stream(self._pieces(generation, self._turn), generation)
 
     def rewind(self, tokens: int) -> None:
         """Forget the last `tokens` tokens of the text, from 0 to all of `token_ids`.
@@ -121,8 +121,8 @@ class Session:
             return self._prompting.check_room(self._ids, name)
         return self._prompting.encode(self._text + more_text, name)
 
-    def _pieces(self, text: str, generation: Generation, turn: int) -> Generator[str]:
-        """Generate behind `text`, running only over what the cache does not hold; keep what came, however it ends."""
+    def _pieces(self, generation: Generation, turn: int) -> Generator[str]:
+        """Generate, running only over what the cache does not hold; keep what came, however it ends."""
         ids = generation.prompt_ids
         with self._used() as state:
             if turn != self._turn:
@@ -134,15 +134,19 @@ class Session:
                 yield from decode_alone(state.step, generation, ids[known:])
             finally:
                 self._read = [*ids, *generation.token_ids][: state.length]
-                self._keep(text or self._prompting.tokenizer.decode(ids), generation)
+                self._keep(generation)
 
-    def _keep(self, text: str, generation: Generation) -> None:
-        """The text is what a reader has seen: without what ended it, and without the rest of a stop's last token."""
-        self._text = text + generation.text
-        if generation.finish_reason == "length":
-            self._ids = [*generation.prompt_ids, *generation.token_ids]
-        else:
-            self._ids = self._prompting.tokenizer.encode(self._text)
+    def _keep(self, generation: Generation) -> None:
+        """The text is what a reader has seen: without what ended it, and without the rest of a stop's last token.
+
+        It is decoded as a whole, because a turn may have ended in half a character.
+        """
+        tokenizer = self._prompting.tokenizer
+        ids = [*generation.prompt_ids, *generation.token_ids]
+        text = tokenizer.decode(ids)
+        hidden = len(tokenizer.decode(generation.token_ids)) - len(generation.text)
+        self._text = text[: len(text) - hidden]
+        self._ids = tokenizer.encode(self._text) if hidden else ids
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:

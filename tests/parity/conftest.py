@@ -1,6 +1,8 @@
 """Checkpoints, their bundles, and PyTorch's outputs for both, worked out here and not by the code under test."""
 
-from collections.abc import Callable, Iterable
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, RepetitionPenaltyLogitsProcessor
 
+import runtime
 from export.pipeline import export_bundle
 from runtime.bundle import open_bundle
 from runtime.decode_session import DecodeSession
@@ -63,6 +66,43 @@ class Pair:
                     largest[key] = max(largest.get(key, 0.0), error)
         return largest
 
+    @cached_property
+    def logprob_noise(self) -> float:
+        """How far PyTorch's own float32 log-probabilities get from the truth, over all ids behind each of 90 tokens."""
+        ids = self.text_ids(90)[0]
+        float32, truth = (torch.log_softmax(logits(model, ids), -1) for model in (self.float32, self.truth))
+        return float((float32 - truth).abs().max())
+
+    def ids(self, text: str) -> list[int]:
+        """Of a prompt: an empty one starts from `<|endoftext|>`."""
+        return self.tokenizer(text)["input_ids"] or [self.tokenizer.eos_token_id]
+
+    def decoded(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+    def generate(self, prompt_ids: Sequence[int], count: int, **options: Any) -> list[int]:
+        """transformers' own greedy decoding, ends of text ignored unless the options name one."""
+        ids = torch.tensor([list(prompt_ids)])
+        settings = {"do_sample": False, "max_new_tokens": count, "eos_token_id": None, **options}
+        output = self.float32.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
+        return output[0, ids.shape[1] :].tolist()
+
+    def assert_same(
+        self, tokens: Sequence[int], expected: Sequence[int], prompt_ids: Sequence[int], *, penalty: float = 1.0
+    ) -> None:
+        """Equal, or first different where PyTorch's two scores lie closer together than float32 can tell."""
+        tokens, expected = list(tokens), list(expected)
+        if tokens == expected:
+            return
+        at = next((n for n, (a, b) in enumerate(zip(tokens, expected, strict=False)) if a != b), None)
+        assert at is not None, f"{len(tokens)} tokens of {prompt_ids}, not {len(expected)}"
+        ids = torch.tensor([[*prompt_ids, *expected[:at]]])
+        penalize = RepetitionPenaltyLogitsProcessor(penalty)
+        truth, float32 = (penalize(ids, logits(model, ids[0])[-1:])[0] for model in (self.truth, self.float32))
+        noise = 2 * (float32 - truth).abs().max()
+        for token in (tokens[at], expected[at]):
+            assert truth.max() - truth[token] < noise, f"token {at} of {prompt_ids}: {tokens[at]}, not {expected[at]}"
+
     def assert_close(self, outputs: dict[str, np.ndarray], truth: dict[str, np.ndarray], what: str) -> None:
         """Every tensor of the truth is there, at most twice as far from it as PyTorch's float32 gets (floor 1e-6)."""
         assert outputs.keys() == truth.keys()
@@ -88,6 +128,12 @@ def load_model(folder: Path, dtype: torch.dtype) -> GPT2LMHeadModel:
 def relative(array: np.ndarray, truth: np.ndarray) -> float:
     assert array.shape == truth.shape
     return float(np.linalg.norm(array - truth) / np.linalg.norm(truth))
+
+
+def logits(model: GPT2LMHeadModel, ids: Sequence[int]) -> torch.Tensor:
+    """[S, V]"""
+    with torch.no_grad():
+        return model(torch.as_tensor(ids)[None]).logits[0]
 
 
 def run_pytorch(model: GPT2LMHeadModel, ids: np.ndarray, mask: np.ndarray | None = None, past: Any = None) -> Any:
@@ -141,3 +187,21 @@ def make_pair(tmp_path_factory: pytest.TempPathFactory, seeded_checkpoint: Calla
 @pytest.fixture(scope="session")
 def shipped(novelist: Path, bundle: Path) -> Pair:
     return Pair(novelist, bundle)
+
+
+@pytest.fixture(scope="session")
+def model(shipped: Pair) -> runtime.Model:
+    return runtime.load(shipped.bundle, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def short_sentences(novelist: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The shipped checkpoint, told that a full stop ends a text: greedy texts then end, and at different times."""
+    folder = tmp_path_factory.mktemp("short_sentences")
+    shutil.copytree(novelist, folder / "checkpoint")
+    full_stop = GPT2TokenizerFast.from_pretrained(novelist)(".")["input_ids"]
+    for name in ("config.json", "generation_config.json"):
+        path = folder / "checkpoint" / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [0, *full_stop]}))
+    export_bundle(str(folder / "checkpoint"), folder / "bundle")
+    return Pair(folder / "checkpoint", folder / "bundle")

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Tokenizer, GPT2TokenizerFast
 
-from runtime.options import check_prompt
+from runtime.options import check_text
 from runtime.tokenizer import Tokenizer
 
 MAX_LENGTH = 1_000_000  # without it transformers warns past 1,024 tokens
@@ -59,7 +59,7 @@ def test_the_prompt_of_the_notebook(ours):
 @example("")
 @example("a\u0301\u200d\U0001f680\x00\x7f\x85")
 def test_any_text_has_the_ids_of_the_slow_tokenizer_and_comes_back(slow, ours, text):
-    ids = ours.encode(check_prompt(text))
+    ids = ours.encode(check_text("prompt", text))
     assert ids == slow(text)["input_ids"]
     assert ours.decode(ids) == text
 
@@ -83,7 +83,7 @@ def test_a_lone_surrogate_is_refused_by_both(slow, before, surrogate, after):
     """It stands for no character and has no UTF-8; transformers' tokenizer raises as well."""
     text = before + surrogate + after
     with pytest.raises(ValueError, match=rf"U\+{ord(surrogate):04X} at position {len(before)}"):
-        check_prompt(text)
+        check_text("prompt", text)
     with pytest.raises(UnicodeEncodeError):
         slow(text)
 
