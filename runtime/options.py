@@ -31,9 +31,12 @@ def check_number(name: str, value: object, allowed: str, *, least: float, most: 
     """`value` as a finite number from `least` to `most`; `allowed` says so in words."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be {allowed}, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction of hundreds of digits
+        number = math.inf
     if not (math.isfinite(number) and least <= number <= most):
-        raise ValueError(f"{name} must be {allowed}, got {value}")
+        raise ValueError(f"{name} must be {allowed}, got {number if math.isinf(number) else value}")
     return number
 
 

@@ -8,7 +8,7 @@ from runtime.options import check_count, check_flag, check_number, check_text
 
 MAX_NEW_TOKENS = 64
 MOST_SEED = 2**64 - 1
-LEAST_TEMPERATURE = 1e-6  # below, float32 scores overflow
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6  # beyond, float32 scores overflow, or differ no more
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -18,7 +18,7 @@ class GenerationOptions(TypedDict, total=False):
     arithmetic are those of transformers' logits processors: repetition penalty, temperature, top-k, top-p, min-p.
 
     max_new_tokens: Tokens to generate at most, 1 or more (default: 64); the end of the context ends a text too.
-    temperature: Divides the logits: 0 is greedy, else from 1e-6 up (1 where something else turned sampling on).
+    temperature: Divides the logits: 0 is greedy, else from 1e-6 to 1e6 (1 where something else turned sampling on).
     top_k: Keep the k most likely ids, 1 or more.
     top_p: Keep the most likely ids that make up this much probability, 0 to 1.
     min_p: Keep ids at least this likely in proportion to the most likely one, 0 to 1.
@@ -74,8 +74,8 @@ def check_settings(options: Mapping[str, Any]) -> Settings:
 
 
 def check_temperature(value: object) -> float:
-    allowed = f"0 (greedy) or a number of at least {LEAST_TEMPERATURE:g}"
-    temperature = check_number("temperature", value, allowed, least=0)
+    allowed = f"0 (greedy) or a number from {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}"
+    temperature = check_number("temperature", value, allowed, least=0, most=MOST_TEMPERATURE)
     if 0 < temperature < LEAST_TEMPERATURE:
         raise ValueError(f"temperature must be {allowed}, got {temperature}")
     return temperature

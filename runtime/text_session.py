@@ -32,7 +32,8 @@ class Session:
 
     def __init__(self, lease: AbstractContextManager[DecodeState], prompting: Prompting) -> None:
         self._lease = lease
-        self._state: DecodeState | None = lease.__enter__()
+        self._state = lease.__enter__()
+        self._closed = self._given_back = False
         self._prompting = prompting
         self._busy = threading.Lock()
         self._turn = 0
@@ -89,10 +90,9 @@ class Session:
             self._text = self._prompting.tokenizer.decode(self._ids)
 
     def close(self) -> None:
-        """Give the cache back; the text can still be read."""
-        if self._state is not None:
-            self._state = None
-            self._lease.__exit__(None, None, None)
+        """Give the cache back, as soon as a stream that is under way has ended; the text can still be read."""
+        self._closed = True
+        self._give_back()
 
     def __enter__(self) -> "Session":
         return self
@@ -108,9 +108,21 @@ class Session:
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this session is in use: close its stream first, and give each thread a session")
         try:
-            if self._state is None:
+            if self._closed:
                 raise RuntimeError("this session is closed; make another: model.session()")
             yield self._state
+        finally:
+            self._busy.release()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Once, if the session is closed and nobody uses its cache."""
+        if not self._closed or not self._busy.acquire(blocking=False):
+            return
+        try:
+            if not self._given_back:
+                self._given_back = True
+                self._lease.__exit__(None, None, None)
         finally:
             self._busy.release()
 

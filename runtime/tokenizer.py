@@ -1,11 +1,14 @@
 """Text to ids and back, with the bundle's own tokenizer.json."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
 
 from runtime.errors import BundleError
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Tokenizer:
@@ -29,6 +32,10 @@ class Tokenizer:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
+    def is_byte(self, token_id: int) -> bool:
+        """Whether an id is a byte like <0xC3>, which some tokenizers decode together with its neighbours."""
+        return BYTE.fullmatch(self._tokenizer.id_to_token(token_id) or "") is not None
+
 
 class IncrementalDecoder:
     """Ids to text, one at a time: a character is given when all of its bytes are there."""
@@ -43,6 +50,8 @@ class IncrementalDecoder:
     def push(self, token_id: int) -> str:
         """The text that is certain now and was not before."""
         self._ids.append(token_id)
+        if not self._tokenizer.joins and self._tokenizer.is_byte(token_id):
+            return ""
         text = self._tokenizer.decode(self._ids)
         certain = text.rstrip(self.REPLACEMENT)
         piece, self._given = certain[self._given :], len(certain)
