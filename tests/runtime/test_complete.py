@@ -9,43 +9,6 @@ import pytest
 
 import runtime
 
-
-@pytest.fixture
-def exactly(vocabulary):
-    """Make a prompt of exactly so many tokens."""
-
-    def make(count):
-        prompt = " the" * count
-        assert len(vocabulary.encode(prompt).ids) == count
-        return prompt
-
-    return make
-
-
-@pytest.fixture
-def endless(bundle_copy):
-    """The model with nothing that ends a text but a count."""
-    bundle_copy.configure(eos_token_id=None)
-    return runtime.load(bundle_copy.folder)
-
-
-@pytest.fixture
-def stopping(bundle_copy):
-    """The model with these ids for the end of a text."""
-
-    def load(eos_token_id):
-        bundle_copy.configure(eos_token_id=eos_token_id)
-        return runtime.load(bundle_copy.folder)
-
-    return load
-
-
-@pytest.fixture
-def turn(probe):
-    """Where in the probe an id comes for the first time, some tokens after the beginning."""
-    return next(n for n, token in enumerate(probe.token_ids) if n >= 3 and token not in probe.token_ids[:n])
-
-
 # what PyTorch says
 
 

@@ -75,6 +75,59 @@ def test_a_cache_comes_back_from_a_caller_that_failed(session, probe):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 1000])
+def test_what_lay_in_the_memory_of_a_cache_is_never_seen(session, probes, chunk):
+    with session.sequence() as sequence:
+        sequence.advance([1])
+        for array in sequence._graph._cache:
+            array.fill(np.nan)
+    for probe in probes:
+        with session.sequence() as again:
+            assert again is sequence
+            assert replay(again, probe, 12, chunk=chunk) == probe.token_ids[:12]
+            assert np.isfinite(again.logits).all()
+
+
+def test_what_lay_in_the_memory_of_a_batch_is_never_seen(session, probes):
+    batch = session.batch(len(probes))
+    for array in batch._graph._cache:
+        array.fill(np.nan)
+    tokens, logits = batch.admit([probe.prompt_ids for probe in probes])  # of different lengths
+    found = [tokens.copy()]
+    while len(found) < 12:
+        assert np.isfinite(logits).all()
+        tokens, logits = batch.step(found[-1])
+        found.append(tokens.copy())
+    assert [tuple(row) for row in np.array(found).T] == [probe.token_ids[:12] for probe in probes]
+
+
+def test_a_row_that_takes_the_place_of_another_goes_on_as_before(session, probes):
+    batch = session.batch(len(probes))
+    rows = list(probes)
+    batch.admit([probe.prompt_ids for probe in rows])
+    for n in range(12):
+        if n % 3 == 2 and len(rows) > 1:
+            batch.remove(0)
+            rows[0] = rows[-1]
+            rows.pop()
+        tokens, _ = batch.step([probe.token_ids[n] for probe in rows])
+        assert tokens.tolist() == [probe.token_ids[n + 1] for probe in rows]
+
+
+def test_a_row_admitted_later_does_not_disturb_the_others(session, probes):
+    batch = session.batch(len(probes))
+    places = []
+    for probe in probes:
+        if places:
+            batch.step([other.token_ids[place] for other, place in zip(probes, places, strict=False)])
+        places = [place + 1 for place in places]
+        tokens, _ = batch.admit([probe.prompt_ids])
+        assert tokens.tolist() == [probe.token_ids[0]]
+        places.append(0)
+    tokens, _ = batch.step([probe.token_ids[place] for probe, place in zip(probes, places, strict=True)])
+    assert tokens.tolist() == [probe.token_ids[place + 1] for probe, place in zip(probes, places, strict=True)]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 1000])
 def test_a_run_that_failed_leaves_nothing_to_the_next_sequence(session, probe, manifest, chunk):
     beyond = manifest["architecture"]["vocab_size"]
     with pytest.raises(Exception, match="out of data bounds"), session.sequence() as failed:

@@ -1,0 +1,81 @@
+"""The examples in the docstrings run and say what they say, and whatever a caller may call is in one of them."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import os
+import pkgutil
+
+import pytest
+
+import runtime
+
+CLASSES = (runtime.Model, runtime.Session)
+
+
+def modules():
+    names = [found.name for found in pkgutil.walk_packages(runtime.__path__, "runtime.")]
+    return [runtime, *(importlib.import_module(name) for name in names if not name.endswith("__main__"))]
+
+
+def documented():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    found = [test for module in modules() for test in finder.find(module, module.__name__) if test.examples]
+    return {test.name: test for test in found}
+
+
+EXAMPLES = documented()
+
+
+def callables():
+    """Each function that is exported, and each method of a class that a caller holds."""
+    exported = [getattr(runtime, name) for name in runtime.__all__]
+    functions = [each for each in exported if inspect.isfunction(each)]
+    methods = [
+        method for kind in CLASSES for name, method in inspect.getmembers(kind, callable) if not name.startswith("_")
+    ]
+    return [*functions, *methods]
+
+
+def called_in_examples():
+    """The names of what is called; leaving a `with` block calls `close`."""
+    source = "".join(example.source for test in EXAMPLES.values() for example in test.examples)
+    nodes = list(ast.walk(ast.parse(source)))
+    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+    names = {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+    return names | ({"close"} if any(isinstance(node, ast.With) for node in nodes) else set())
+
+
+def test_there_are_examples():
+    assert {"runtime.default_model.complete", "runtime.model.Model.complete", "runtime.loading.load"} <= set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_an_example_says_what_comes_out(name, bundle, model, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPT2_ONNX_MODEL", str(bundle))
+    test, output = EXAMPLES[name], []
+    test.globs = {"runtime": runtime, "os": os, "model": model}
+    result = doctest.DocTestRunner().run(test, out=output.append, clear_globs=False)
+    assert result.attempted == len(test.examples)
+    assert result.failed == 0, "".join(output)
+
+
+@pytest.mark.parametrize("called", callables(), ids=lambda called: called.__qualname__)
+def test_whatever_is_to_be_called_is_in_an_example(called):
+    points_to_one = "As `" in inspect.getdoc(called)
+    assert points_to_one or called.__name__ in called_in_examples()
+
+
+def test_the_packages_own_example_is_python_that_names_what_exists():
+    """It is not run: it speaks of a folder that may not be there."""
+    lines = [line[4:] for line in runtime.__doc__.splitlines() if line.startswith("    ")]
+    source = "\n".join(lines[: next(n for n, line in enumerate(lines) if "Error" in line)])
+    attributes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
+    used = {node.attr for node in attributes if isinstance(node.value, ast.Name) and node.value.id == "runtime"}
+    assert used
+    assert all(hasattr(runtime, name) for name in used)
+    used = {node.attr for node in attributes if isinstance(node.value, ast.Name) and node.value.id == "model"}
+    assert used
+    assert all(hasattr(runtime.Model, name) for name in used)
