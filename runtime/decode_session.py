@@ -24,7 +24,7 @@ class DecodeSession:
         self._architecture = architecture
         check_graph(self._session, path, architecture)
         self._idle: list[DecodeState] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that nobody holds may be collected while this thread has it
 
     @contextmanager
     def sequence(self) -> Iterator[DecodeState]:

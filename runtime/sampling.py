@@ -5,7 +5,6 @@ temperature, top-k, top-p, min-p. Filters drop ids instead of giving them a scor
 on what the one before has left.
 """
 
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,8 +24,9 @@ class Sampler:
     def __init__(self, settings: Settings, prompt_ids: Sequence[int]) -> None:
         self._settings = settings
         self._seen = list(prompt_ids)
-        # PCG64's stream is fixed by NumPy's compatibility policy (NEP 19); the methods of Generator are not
-        self._random = np.random.PCG64(secrets.randbits(64) if settings.seed is None else settings.seed)
+        # PCG64's stream is fixed by NumPy's compatibility policy (NEP 19); the methods of Generator are not.
+        # None takes entropy from the system
+        self._random = np.random.PCG64(settings.seed)
 
     def choose(self, logits: Floats) -> int:
         """The next id after logits [V]; it counts as seen from then on."""
@@ -106,7 +106,8 @@ def inverse_cdf(probabilities: Floats, uniform: float) -> int:
     block = min(int(np.searchsorted(blocks, target, side="right")), len(blocks) - 1)
     start = block * BLOCK
     within = exact[start : start + BLOCK].cumsum() + (blocks[block - 1] if block else 0.0)
-    return start + min(int(np.searchsorted(within, target, side="right")), len(within) - 1)
+    target = min(target, np.nextafter(within[-1], 0))  # the two sums may round differently
+    return start + int(np.searchsorted(within, target, side="right"))
 
 
 def softmax(scores: Floats) -> Floats:
