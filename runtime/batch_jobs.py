@@ -63,9 +63,14 @@ def read_job(number: int, line: bytes, prompting: Prompting, defaults: Mapping[s
         return Job(number, name, None, str(error))
 
 
+def refuse_constant(name: str) -> None:
+    """NaN and Infinity are Python's, not JSON's; an id that is NaN would not even equal itself."""
+    raise ValueError(f"{name} is no JSON value")
+
+
 def parse(line: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(line.decode("utf-8"))
+        content = json.loads(line.decode("utf-8-sig"), parse_constant=refuse_constant)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
