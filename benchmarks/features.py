@@ -102,9 +102,7 @@ def measure_session(model: runtime.Model, options: argparse.Namespace) -> dict[s
 def text_of(model: runtime.Model, tokens: int) -> str:
     """A text of so many tokens."""
     text = " the house by the sea" * tokens
-    while model.count_tokens(text) > tokens:
-        text = text[: len(text) - (model.count_tokens(text) - tokens)]
-    return text
+    return model.decode(model.encode(text)[:tokens])
 
 
 def timed(work) -> tuple[float, runtime.Completion]:

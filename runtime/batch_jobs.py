@@ -1,28 +1,33 @@
 """Lines of a JSONL file as work to do: a line is {"prompt": …, "id": …, and any generation option}."""
 
+import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from runtime.decode_session import DecodeSession
-from runtime.decoding import decode_together, longest_first
+from runtime.decoding import Batch, decode_together, longest_first
 from runtime.generation import Generation
 from runtime.options import check_text
 from runtime.prompting import Prompting
 from runtime.settings import check_settings
 
-LOOKAHEAD = 8  # times the rows of a batch: lines among which those of one length are found
+LOOKAHEAD = 4  # times the rows of a batch: lines among which those of one length are found
 
 
 @dataclass(frozen=True)
 class Job:
-    """One line: its number from 1, its id (by default the number), and its generation, or why there is none."""
+    """One line: its number from 1, its id (by default the number), and its generation, or why there is none.
+
+    `digest` is of everything that decides what comes out: model, options of the command, and the line.
+    """
 
     line: int
     id: Any
+    digest: str
     generation: Generation | None
     error: str = ""
 
@@ -33,34 +38,47 @@ class Job:
     def record(self) -> dict[str, Any]:
         """What is written for it."""
         if self.generation is None:
-            return {"id": self.id, "line": self.line, "error": self.error}
-        return {"id": self.id, **self.generation.completion().as_dict()}
-
-    def made(self, record: Mapping[str, Any]) -> bool:
-        """Whether `record`, from an earlier run, is of this line."""
-        of_prompt = "error" if self.generation is None else "prompt_tokens"
-        mine = self.error if self.generation is None else len(self.generation.prompt_ids)
-        return record.get("id") == self.id and record.get(of_prompt) == mine
+            return {"id": self.id, "line": self.line, "error": self.error, "digest": self.digest}
+        return {"id": self.id, **self.generation.completion().as_dict(), "digest": self.digest}
 
 
-def read_jobs(lines: Iterable[bytes], prompting: Prompting, defaults: Mapping[str, Any]) -> Iterator[Job]:
+@dataclass(frozen=True)
+class Defaults:
+    """What holds for every line: the hash of the weights, and the options of the command."""
+
+    weights_sha256: str
+    options: Mapping[str, Any]
+
+    def digest(self, line: bytes) -> str:
+        same = json.dumps([self.weights_sha256, self.options], sort_keys=True).encode()
+        return hashlib.sha256(same + line.strip()).hexdigest()[:16]
+
+
+def read_jobs(lines: Iterable[bytes], prompting: Prompting, defaults: Defaults) -> Iterator[Job]:
     """A job a line, as it is asked for; empty lines are left out."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield read_job(number, line, prompting, defaults)
 
 
-def read_job(number: int, line: bytes, prompting: Prompting, defaults: Mapping[str, Any]) -> Job:
+def read_job(number: int, line: bytes, prompting: Prompting, defaults: Defaults) -> Job:
     """A bad line is a job without a generation."""
-    name: Any = number
+    name, digest = number, defaults.digest(line)
     try:
         content = parse(line)
         name = content.pop("id", number)
         prompt = check_text("prompt", content.pop("prompt", None))
-        settings = check_settings({**defaults, **content})
-        return Job(number, name, prompting.begin(prompting.encode(prompt), settings))
+        settings = check_settings({**defaults.options, **content})
+        return Job(number, name, digest, prompting.begin(prompting.encode(prompt), settings))
     except (TypeError, ValueError) as error:
-        return Job(number, name, None, str(error))
+        return Job(number, name, digest, None, str(error))
+
+
+def finite(digits: str) -> float:
+    """1e999 would come out as Infinity, which is no JSON."""
+    if math.isinf(number := float(digits)):
+        raise ValueError(f"{digits} is too large a number")
+    return number
 
 
 def refuse_constant(name: str) -> None:
@@ -70,7 +88,7 @@ def refuse_constant(name: str) -> None:
 
 def parse(line: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(line.decode("utf-8-sig"), parse_constant=refuse_constant)
+        content = json.loads(line.decode("utf-8-sig"), parse_constant=refuse_constant, parse_float=finite)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from None
     except (ValueError, RecursionError) as error:
@@ -102,22 +120,20 @@ def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]], output:
     tally = Tally()
     for number, record in enumerate(records, start=1):
         job = next(jobs, None)
-        if job is None or not job.made(record):
+        if job is None or record.get("digest") != job.digest:
             raise ValueError(
-                f"line {number} of {output}, with id {record.get('id')!r}, is not of this input; "
-                "choose another --output, or --force to begin again"
+                f"line {number} of {output}, with id {record.get('id')!r}, is of another input, another model or other "
+                "options; choose another --output, or --force to begin again"
             )
         tally.count(record)
     tally.earlier = tally.lines
     return tally
 
 
-def run_jobs(
-    jobs: Iterable[Job], decode: DecodeSession, batch_size: int, finished: Callable[[Generation], object]
-) -> Iterator[Job]:
+def run_jobs(jobs: Iterable[Job], batch: Batch, finished: Callable[[Generation], object]) -> Iterator[Job]:
     """The same jobs in the same order, each once it is finished; `finished` is told at once, in any order."""
     unwritten: list[Job] = []
-    for generation in decode_together(decode.batch(batch_size), generations(jobs, unwritten, LOOKAHEAD * batch_size)):
+    for generation in decode_together(batch, generations(jobs, unwritten, LOOKAHEAD * batch.rows)):
         finished(generation)
         while unwritten and unwritten[0].finished:
             yield unwritten.pop(0)

@@ -42,7 +42,10 @@ class DecodeSession:
 
     def batch(self, rows: int) -> DecodeBatch:
         """Empty caches for at most `rows` sequences side by side; memory is taken as they grow."""
-        return DecodeBatch(BoundGraph(self._session, self._architecture, rows=rows))
+        try:
+            return DecodeBatch(BoundGraph(self._session, self._architecture, rows=rows))
+        except OSError as error:
+            raise MemoryError(f"no room for the keys and values of {rows} sequences; choose a smaller batch") from error
 
 
 def check_graph(session: Any, path: Path, architecture: Architecture) -> None:

@@ -17,19 +17,19 @@ class DecodeState:
 
     def advance(self, token_ids: Sequence[int]) -> int:
         """Run over `token_ids` (at least one) behind what is there; the most likely next id."""
-        return int(self.read(token_ids, last=1)[0])
+        return int(self.read(token_ids, last=1)[0][0])
 
     def step(self, token_ids: Sequence[int]) -> tuple[int, Floats]:
         """As `advance`, with the logits [V] behind the last id, which the next run overwrites."""
         return self.advance(token_ids), self.logits
 
-    def read(self, token_ids: Sequence[int], *, last: int) -> NDArray[np.int64]:
-        """Run over `token_ids`; the most likely next id behind each of the `last` ones, whose logits are kept."""
+    def read(self, token_ids: Sequence[int], *, last: int) -> tuple[NDArray[np.int64], Floats]:
+        """Run over `token_ids`; the most likely next ids [last] and logits [last, V] behind the last ones."""
         total = self.length + len(token_ids)
         places = range(len(token_ids) - last, len(token_ids))
         self._graph.run(0, [token_ids], [self.length], [total], places)
         self.length = total
-        return self._graph.next_tokens
+        return self._graph.next_tokens, self._graph.logits
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first `length` tokens; at most what is there."""
@@ -40,11 +40,6 @@ class DecodeState:
         """Logits [V] behind the last id; the next run overwrites them."""
         last: Floats = self._graph.logits[-1]
         return last
-
-    @property
-    def all_logits(self) -> Floats:
-        """Logits [last, V] of the last `read`; the next run overwrites them."""
-        return self._graph.logits
 
     def cache(self) -> dict[str, Floats]:
         """Keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""

@@ -9,7 +9,7 @@ from runtime.completion import Completion
 from runtime.loading import find_model, load
 from runtime.model import BATCH_SIZE, Model, Prompts
 from runtime.options import check_device
-from runtime.settings import GenerationOptions
+from runtime.settings import GenerationOptions, check_settings
 
 _loaded: dict[tuple[str, str], Model] = {}
 _lock = threading.Lock()
@@ -65,6 +65,7 @@ def complete(
         >>> len(completion.token_ids)
         32
     """
+    check_settings(options)  # before a model is loaded for nothing
     return kept_model(find_model(model), device).complete(prompt, batch_size=batch_size, **options)
 
 

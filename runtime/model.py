@@ -1,6 +1,6 @@
 """A loaded bundle: completing, streaming, scoring, and sessions."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Unpack, overload
 
 from runtime.bundle import Bundle
@@ -8,7 +8,7 @@ from runtime.completion import Completion
 from runtime.decode_session import DecodeSession
 from runtime.decoding import decode_alone, decode_together, longest_first
 from runtime.generation import Generation
-from runtime.options import check_batch_size, check_count, check_prompts, check_text
+from runtime.options import check_batch_size, check_count, check_ids, check_prompts, check_text
 from runtime.prompting import Prompting
 from runtime.scoring import Score, score_ids
 from runtime.settings import GenerationOptions, check_settings
@@ -25,7 +25,7 @@ class Model:
     Attributes:
         bundle: What it was loaded from.
         device: Where it runs.
-        prompting, decode: Its parts, for the other modules of this package.
+        prompting, decode_session: Its parts, for the other modules of this package.
     """
 
     def __init__(self, bundle: Bundle, *, device: str, threads: int | None) -> None:
@@ -33,7 +33,7 @@ class Model:
         self.device = device
         self.prompting = Prompting(bundle)
         path, architecture = bundle.graph_path("decode"), bundle.manifest.architecture
-        self.decode = DecodeSession(path, architecture, device=device, threads=threads)
+        self.decode_session = DecodeSession(path, architecture, device=device, threads=threads)
 
     def __repr__(self) -> str:
         return f"<Model {self.bundle.folder} on {self.device}>"
@@ -74,8 +74,9 @@ class Model:
             texts = check_prompts(prompt)
             prompts = [self.prompting.encode(text, f"prompt[{number}]") for number, text in enumerate(texts)]
             return self._together([self.prompting.begin(ids, settings) for ids in prompts], batch_size)
-        ids = self.prompting.encode(check_text("prompt", prompt))
-        generation = self.prompting.begin(ids, settings)
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt must be a string, or a list of strings, got {type(prompt).__name__}")
+        generation = self.prompting.begin(self.prompting.encode(check_text("prompt", prompt)), settings)
         for _ in self._pieces(generation):
             pass
         return generation.completion()
@@ -114,7 +115,7 @@ class Model:
             >>> session.text
             'It was a bright cold day'
         """
-        return Session(self.decode.sequence(), self.prompting)
+        return Session(self.decode_session.sequence(), self.prompting)
 
     def score(self, text: str, *, stride: int | None = None, progress: Callable[[int], object] | None = None) -> Score:
         """How likely the model finds a text, of any length from two tokens up.
@@ -137,31 +138,40 @@ class Model:
         """
         context = self.prompting.context
         stride = max(1, context // 2) if stride is None else check_count("stride", stride, most=context)
-        token_ids = self.prompting.tokenizer.encode(check_text("text", text))
+        token_ids = self.encode(text)
         if len(token_ids) < 2:
             raise ValueError(f"text must be at least 2 tokens, as the first has none before it, got {len(token_ids)}")
-        with self.decode.sequence() as state:
+        with self.decode_session.sequence() as state:
             tell = progress or (lambda _: None)
             logprobs = score_ids(state, token_ids, context=context, stride=stride, progress=tell)
         return Score(tuple(token_ids), logprobs, context, stride)
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens in a text.
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text.
 
         Example:
-            >>> model.count_tokens("")
-            0
+            >>> len(model.encode("It was"))
+            2
         """
-        return len(self.prompting.tokenizer.encode(check_text("text", text)))
+        return self.prompting.tokenizer.encode(check_text("text", text))
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of ids; bytes that make no character become U+FFFD.
+
+        Example:
+            >>> model.decode(model.encode("It was"))
+            'It was'
+        """
+        return self.prompting.tokenizer.decode(check_ids(token_ids, self.bundle.manifest.architecture.vocab_size))
 
     def _pieces(self, generation: Generation) -> Generator[str]:
-        with self.decode.sequence() as state:
+        with self.decode_session.sequence() as state:
             yield from decode_alone(state.step, generation, generation.prompt_ids)
 
     def _together(self, generations: list[Generation], batch_size: int) -> list[Completion]:
         """Longest prompts first, so that those read together are of one length, or nearly."""
         if generations:
-            batch = self.decode.batch(min(batch_size, len(generations)))
+            batch = self.decode_session.batch(min(batch_size, len(generations)))
             for _ in decode_together(batch, longest_first(generations)):
                 pass
         return [generation.completion() for generation in generations]

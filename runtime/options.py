@@ -1,6 +1,7 @@
 """The checks that options share: each value once, at the door, and one line that names option, range and value."""
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,6 +17,14 @@ def check_batch_size(value: object) -> int:
     return check_count("batch_size", value, most=MAX_BATCH_SIZE)
 
 
+def shown(value: object) -> str:
+    """`value` for a message; Python refuses to print integers of over 4,300 digits."""
+    try:
+        return str(value)
+    except ValueError:
+        return "an integer of thousands of digits"
+
+
 def check_count(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
     """`value` as an integer from `least` to `most`."""
     allowed = f"an integer of at least {least}{f' and at most {most:,}' if most is not None else ''}"
@@ -23,7 +32,7 @@ def check_count(name: str, value: object, *, least: int = 1, most: int | None = 
         raise TypeError(f"{name} must be {allowed}, got {value!r}")
     count = int(value)
     if count < least or (most is not None and count > most):
-        raise ValueError(f"{name} must be {allowed}, got {value}")
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
     return count
 
 
@@ -66,8 +75,10 @@ def check_text(name: str, value: object) -> str:
     return value
 
 
-def check_prompts(value: Any) -> list[str]:
-    """A list or tuple of texts."""
-    if not isinstance(value, list | tuple):
-        raise TypeError(f"prompt must be a string, or a list of strings, got {type(value).__name__}")
+def check_prompts(value: list[Any] | tuple[Any, ...]) -> list[str]:
+    """Texts, each named by its place."""
     return [check_text(f"prompt[{number}]", prompt) for number, prompt in enumerate(value)]
+
+
+def check_ids(value: Iterable[Any], vocab_size: int) -> list[int]:
+    return [check_count(f"token_ids[{n}]", token, least=0, most=vocab_size - 1) for n, token in enumerate(value)]

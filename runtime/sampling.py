@@ -23,7 +23,7 @@ class Sampler:
 
     def __init__(self, settings: Settings, prompt_ids: Sequence[int]) -> None:
         self._settings = settings
-        self._seen = list(prompt_ids)
+        self._seen = [] if settings.repetition_penalty is None else list(prompt_ids)
         # PCG64's stream is fixed by NumPy's compatibility policy (NEP 19); the methods of Generator are not.
         # None takes entropy from the system
         self._random = np.random.PCG64(settings.seed)

@@ -21,12 +21,8 @@ CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabul
 class Reader(Protocol):
     """Something that runs over ids behind what it has read."""
 
-    @property
-    def all_logits(self) -> NDArray[np.float32]:
-        """Logits [last, V] of the last `read`."""
-
-    def read(self, token_ids: Sequence[int], *, last: int) -> object:
-        """Run over ids, and keep the logits behind the last ones."""
+    def read(self, token_ids: Sequence[int], *, last: int) -> tuple[object, NDArray[np.float32]]:
+        """Run over ids; something, and the logits [last, V] behind the last ones."""
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first tokens."""
@@ -71,8 +67,8 @@ def score_ids(
             reader.read(token_ids[start : first - 1], last=1)
         for position in range(first, end, CHUNK):
             after = min(position + CHUNK, end)
-            reader.read(token_ids[position - 1 : after - 1], last=after - position)
-            logprobs[position:after] = target_logprobs(reader.all_logits, token_ids[position:after])
+            _, logits = reader.read(token_ids[position - 1 : after - 1], last=after - position)
+            logprobs[position:after] = target_logprobs(logits, token_ids[position:after])
             progress(after - position)
     return tuple(logprobs)
 

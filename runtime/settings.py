@@ -1,6 +1,6 @@
 """What a caller may ask of a completion: the options, their ranges, and what they mean together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -23,8 +23,9 @@ class GenerationOptions(TypedDict, total=False):
     top_p: Keep the most likely ids that make up this much probability, 0 to 1.
     min_p: Keep ids at least this likely in proportion to the most likely one, 0 to 1.
     repetition_penalty: 0.01 to 100; over 1 makes ids of the prompt and of the text so far less likely, for greedy too.
-    seed: 0 to 2**64 - 1; the same seed gives the same text, whatever else is in the batch. By default a new one a text.
-    stop: A text or several: the completion ends before the first one that is complete.
+    seed: 0 to 2**64 - 1; the same seed gives the same text, whatever else is in the batch; so equal prompts get equal
+        texts. By default a new one a text.
+    stop: A text, or a list of texts: the completion ends before the first one that is complete.
     ignore_eos: Generate past `<|endoftext|>`, which is then text like any other (default: False).
     logprobs: Give each token's log-probability and this many of the most likely ones, from 0 up.
     """
@@ -36,7 +37,7 @@ class GenerationOptions(TypedDict, total=False):
     min_p: float | None
     repetition_penalty: float | None
     seed: int | None
-    stop: str | Sequence[str] | None
+    stop: str | list[str] | tuple[str, ...] | None
     ignore_eos: bool
     logprobs: int | None
 

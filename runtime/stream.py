@@ -1,7 +1,7 @@
 """Text while it is generated."""
 
 from collections.abc import Generator, Iterator
-from types import TracebackType
+from contextlib import suppress
 
 from runtime.completion import Completion
 from runtime.generation import Generation
@@ -17,21 +17,27 @@ class Stream(Iterator[str]):
     def __init__(self, pieces: Generator[str], generation: Generation) -> None:
         self._pieces = pieces
         self._generation = generation
+        self._closed = False
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        piece = "" if self._closed else next(self._pieces)
+        if self._closed or self._generation.finish_reason:  # the cache is free with the last piece, not behind it
+            self._pieces.close()
+        if not piece:
+            raise StopIteration
+        return piece
 
     def __enter__(self) -> "Stream":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Generate no more."""
-        self._pieces.close()
+        """Generate no more; from another thread, no more than the piece that is under way."""
+        self._closed = True
+        with suppress(ValueError):  # the generator is running, in the thread that will see the flag
+            self._pieces.close()
 
     @property
     def completion(self) -> Completion | None:

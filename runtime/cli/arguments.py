@@ -38,6 +38,6 @@ def read_utf8(argument: str) -> str:
     name = "standard input" if argument == "-" else argument
     with open_input(argument) as file:
         try:
-            return file.read().decode("utf-8")
+            return file.read().decode("utf-8-sig")  # a byte order mark is no text
         except UnicodeDecodeError as error:
             raise ValueError(f"{name} must be UTF-8: {error.reason} at byte {error.start}") from None

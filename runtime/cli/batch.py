@@ -10,6 +10,7 @@ from typing import Any
 from runtime.cli import generation_options
 from runtime.cli.arguments import add_model, one_line, open_input
 from runtime.cli.progress import Bar, progress_bar
+from runtime.model import BATCH_SIZE
 
 DESCRIPTION = """\
 Continue the prompts of a JSONL file. A line is {"prompt": "...", "id": ..., and any generation option}; its output is
@@ -22,7 +23,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="JSON lines; - reads standard input")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines, gone on with")
     parser.add_argument("--force", action="store_true", help="begin again, dropping the output there is")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="prompts side by side (default: 16)")
+    parser.add_argument(
+        "--batch-size", type=int, default=BATCH_SIZE, metavar="N", help=f"prompts side by side (default: {BATCH_SIZE})"
+    )
     add_model(parser)
     generation_options.add_to(parser)
     parser.set_defaults(run=run)
@@ -30,8 +33,8 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit with 1 if any line was bad."""
-    from runtime.batch_jobs import read_jobs, run_jobs, skip_made
-    from runtime.batch_output import BatchOutput
+    from runtime.batch_jobs import Defaults, read_jobs, run_jobs, skip_made
+    from runtime.batch_output import BatchOutput, check_paths
     from runtime.default_model import kept_model
     from runtime.loading import find_model
     from runtime.options import check_batch_size
@@ -39,20 +42,19 @@ def run(options: argparse.Namespace) -> int:
 
     wanted, batch_size = generation_options.given(options), check_batch_size(options.batch_size)
     check_settings(wanted)
-    check_files(options.file, options.output)
+    check_paths(options.file, options.output)
     with open_input(options.file) as lines:
         model = kept_model(find_model(options.model), options.device)
-        settings = {"model": model.bundle.manifest.source.weights_sha256, **wanted}
         total = count_lines(options.file)
-        with closing(BatchOutput(options.output, settings, force=options.force)) as output:
-            jobs = read_jobs(lines, model.prompting, wanted)
+        jobs = read_jobs(lines, model.prompting, Defaults(model.bundle.manifest.source.weights_sha256, wanted))
+        with closing(BatchOutput(options.output)) as output:
+            if options.force:
+                output.begin_again()
             tally = skip_made(jobs, output.records(), options.output)
-            output.begin()
             with progress_bar("completing", "line", total, done=tally.lines) as bar:
-                speed = Speed(bar)
-                for job in run_jobs(jobs, model.decode, batch_size, speed.finished):
+                batch = model.decode_session.batch(max(1, min(batch_size, total or batch_size)))
+                for job in run_jobs(jobs, batch, Speed(bar).finished):
                     write(job, output, tally, bar)
-            output.finish()
     print(f"gpt2-onnx: {tally}, in {options.output}", file=sys.stderr)
     return 1 if tally.bad else 0
 
@@ -77,12 +79,6 @@ class Speed:
         self._tokens += len(generation.token_ids)
         self._bar.note(f"{self._tokens / (time.perf_counter() - self._started):,.0f} tokens/s")
         self._bar.update(1)
-
-
-def check_files(source: str, output: Path) -> None:
-    """The input is there, and is not what would be written to."""
-    if source != "-" and output.exists() and output.samefile(source):
-        raise ValueError(f"--output must be another file than the input, got {output} for both")
 
 
 def count_lines(source: str) -> int | None:

@@ -24,10 +24,12 @@ def run(options: argparse.Namespace) -> int:
     """Print the continuation alone, or everything about it as JSON."""
     from runtime.default_model import complete, kept_model
     from runtime.loading import find_model
+    from runtime.settings import check_settings
 
     wanted = generation_options.given(options)
     if "logprobs" in wanted and not options.json:
         raise ValueError("--logprobs are shown in JSON alone; add --json")
+    check_settings(wanted)
     prompt = read_prompt(options.prompt)
     if options.json:
         print(json.dumps(complete(prompt, model=options.model, device=options.device, **wanted).as_dict()))
@@ -37,13 +39,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def show(pieces: Any) -> None:
-    """Each piece at once on a terminal; the rest of the line stays whole if the user interrupts."""
-    on_terminal = sys.stdout.isatty()
+    """Each piece at once; the line is ended if the user interrupts."""
     try:
         for piece in pieces:
             sys.stdout.write(piece)
-            if on_terminal:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print()
         raise

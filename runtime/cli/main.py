@@ -30,6 +30,10 @@ def main() -> None:
         code, message = 1, ""
     except OSError as error:
         code, message = 1, f"{error.filename or 'output'}: {error.strerror or error}"
+    except MemoryError as error:
+        code, message = 1, f"out of memory{f': {error}' if str(error) else ''}"
+    except Exception as error:  # ONNX Runtime's own share no public base
+        code, message = 1, f"{type(error).__name__}: {error}"
     if message:
         print(f"gpt2-onnx: {one_line(message)}", file=sys.stderr)
     sys.exit(code)

@@ -33,7 +33,7 @@ class Bar:
 @contextmanager
 def progress_bar(description: str, unit: str, total: int | None, *, done: int = 0) -> Iterator[Bar]:
     """A bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield Bar()
         return
     try:

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     text = read_utf8(options.file)
     model = kept_model(find_model(options.model), options.device)
     started = time.perf_counter()
-    with progress_bar("scoring", "token", model.count_tokens(text) - 1) as bar:
+    with progress_bar("scoring", "token", len(model.encode(text)) - 1) as bar:
         score = model.score(text, stride=options.stride, progress=bar.update)
     findings = {
         "perplexity": score.perplexity,

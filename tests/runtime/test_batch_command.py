@@ -48,6 +48,7 @@ def test_a_line_has_its_prompts_completion(batch, model, tmp_path):
     assert "40 of 40 lines completed, 0 bad" in done.stderr
     for line, record in zip(lines, read_lines(tmp_path / "out.jsonl"), strict=True):
         alone = model.complete(line["prompt"], max_new_tokens=9)
+        assert len(record.pop("digest")) == 16
         assert record == {
             "id": line["id"],
             "text": alone.text,
@@ -105,6 +106,8 @@ BAD = [
     ('{"id": "x", "prompt": "a", "logprobs": 1000000}', "logprobs must be at most"),
     ('{"id": "x", "prompt": "' + "a b " * 2000 + '"}', "prompt must be at most"),
     ("[" * 100_000, "not JSON"),
+    ('{"id": NaN, "prompt": "a"}', "NaN is no JSON value"),
+    ('{"id": 1e999, "prompt": "a"}', "1e999 is too large"),
 ]
 
 
@@ -118,7 +121,7 @@ def test_a_bad_line_is_named_and_the_others_are_completed(batch, tmp_path, line,
     assert "2 of 3 lines completed, 1 bad" in summary
     good, bad, last = read_lines(tmp_path / "out.jsonl")
     assert (good["id"], last["id"]) == (1, "last")
-    assert bad.keys() == {"id", "line", "error"}
+    assert bad.keys() == {"id", "line", "error", "digest"}
     assert (bad["line"], bad["id"]) == (2, "x" if '"x", ' in line else 2)
     assert message in bad["error"]
 
@@ -228,38 +231,91 @@ def refused(done, *parts):
         assert part in done.stderr
 
 
-def test_an_output_of_another_input_is_refused_and_kept(batch, tmp_path):
-    batch([{"id": "a", "prompt": "She"}, {"id": "b", "prompt": "He"}])
+A, B = {"id": "a", "prompt": "She"}, {"id": "b", "prompt": "He"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([A, {"id": "c", "prompt": "He"}], 2),
+        ([{"id": "a", "prompt": "It"}, B], 1),
+        ([{**A, "top_k": 2}, B], 1),
+        ([A], 2),
+        ([A, '{"id": "b"}'], 2),
+        ([B, A], 1),
+    ],
+    ids=["another id", "another prompt", "other options", "fewer lines", "a bad line", "another order"],
+)
+def test_an_output_of_another_input_is_refused_and_kept(batch, tmp_path, lines, line):
+    batch([A, B])
     before = (tmp_path / "out.jsonl").read_bytes()
-    refused(batch([{"id": "a", "prompt": "She"}, {"id": "c", "prompt": "He"}]), "line 2", "'b'", "--force")
-    refused(batch([{"id": "a", "prompt": "She said that"}, {"id": "b", "prompt": "He"}]), "line 1", "'a'")
-    refused(batch([{"id": "a", "prompt": "She"}]), "line 2", "'b'")
-    refused(batch([{"id": "a", "prompt": "She"}, '{"id": "b"}']), "line 2", "'b'")
+    refused(batch(lines), f"line {line} of ", "out.jsonl", "--force")
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
-def test_an_unfinished_output_of_other_settings_is_refused_and_kept(batch, tmp_path):
-    settings = tmp_path / "out.jsonl.settings.json"
-    batch([{"prompt": "She"}], "--max-new-tokens", "3")
+@pytest.mark.parametrize("options", [(), ("--max-new-tokens", "5"), ("--max-new-tokens", "3", "--top-k", "2")], ids=str)
+def test_an_output_of_other_options_is_refused_and_kept(batch, tmp_path, options):
+    """Finished or not: what is there was made otherwise."""
+    batch([A], "--max-new-tokens", "3")
     before = (tmp_path / "out.jsonl").read_bytes()
-    for begun in ({"max_new_tokens": 5}, {"max_new_tokens": 3, "top_k": 2}, {"max_new_tokens": 3, "model": "0"}):
-        settings.write_text(json.dumps(begun))
-        done = batch([{"prompt": "She"}, {"prompt": "He"}], "--max-new-tokens", "3")
-        refused(done, "was begun with", "--force")
-        assert (tmp_path / "out.jsonl").read_bytes() == before
+    refused(batch([A, B], *options), "other options", "--force")
+    assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["precious", "precious\n", '{"a": 1}\n', '{"id": 1\n', '{"id": 1, "text": "a"}\nx'])
-def test_a_file_that_is_no_output_is_refused_and_kept(batch, tmp_path, content):
+def test_an_output_of_another_model_is_refused_and_kept(batch, bundle_copy, cli_here, tmp_path):
+    batch([A])
+    before = (tmp_path / "out.jsonl").read_bytes()
+    with bundle_copy.changed_manifest() as manifest:
+        manifest["source"]["weights_sha256"] = "0" * 64
+    model, output = str(bundle_copy.folder), str(tmp_path / "out.jsonl")
+    refused(cli_here("batch", str(tmp_path / "in.jsonl"), "--output", output, "--model", model), "another model")
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+FOREIGN = [
+    "precious",
+    "precious\n",
+    '{"a": 1}\n',
+    '{"id": 1\n',
+    '{"id": 1, "text": "a"}\nx',
+    '{"id": "run", "config": {}}',
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+@pytest.mark.parametrize("options", [(), ("--force",)], ids=["going on", "force"])
+def test_a_file_that_is_no_output_is_refused_and_kept(batch, tmp_path, content, options):
     (tmp_path / "out.jsonl").write_text(content)
-    refused(batch([{"prompt": "She"}, {"prompt": "He"}]), "out.jsonl", "--output")
+    refused(batch([A, B], *options), "out.jsonl", "--output")
     assert (tmp_path / "out.jsonl").read_text() == content
-    assert not (tmp_path / "out.jsonl.settings.json").exists()
 
 
 def test_the_input_is_refused_as_output(batch, tmp_path):
-    refused(batch([{"prompt": "She"}], output="in.jsonl"), "in.jsonl", "--output")
-    assert read_lines(tmp_path / "in.jsonl") == [{"prompt": "She"}]
+    refused(batch([A], output="in.jsonl"), "in.jsonl", "--output")
+    assert read_lines(tmp_path / "in.jsonl") == [A]
+
+
+def test_standard_inputs_file_is_refused_as_output(bundle, tmp_path):
+    source = write_lines(tmp_path / "in.jsonl", [A])
+    command = [sys.executable, "-m", "runtime", "batch", "-", "--output", str(source), "--model", str(bundle)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with source.open("rb") as stdin:
+        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True, env=environment, check=False)
+    refused(done, "in.jsonl", "--output")
+    assert read_lines(source) == [A]
+
+
+@pytest.mark.parametrize("output", ["-", "/dev/null", "."])
+def test_what_cannot_be_read_back_is_refused_as_output(cli_here, bundle, tmp_path, output):
+    source = write_lines(tmp_path / "in.jsonl", [A])
+    refused(cli_here("batch", str(source), "--output", output, "--model", str(bundle)), "--output", output)
+
+
+def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(cli_here, bundle, tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "It was"}\r\n\r\n{"prompt": "She"}\r\n')
+    output = tmp_path / "out.jsonl"
+    done = cli_here("batch", str(tmp_path / "in.jsonl"), "--output", str(output), "--model", str(bundle))
+    assert (done.returncode, [record["id"] for record in read_lines(output)]) == (0, [1, 3])
 
 
 def test_two_runs_on_one_output_are_refused(batch, tmp_path):

@@ -36,7 +36,6 @@ class FakeReader:
         self.context = context
         self.history = []
         self.tokens = 0
-        self.all_logits = None
 
     def read(self, token_ids, *, last):
         assert 1 <= last <= len(token_ids)
@@ -45,7 +44,7 @@ class FakeReader:
         self.tokens += len(token_ids)
         assert len(self.history) <= self.context
         ends = range(len(self.history) - last + 1, len(self.history) + 1)
-        self.all_logits = np.array([fake_logits(self.history[:end]) for end in ends], np.float32)
+        return None, np.array([fake_logits(self.history[:end]) for end in ends], np.float32)
 
     def rewind(self, length):
         assert length <= len(self.history)
@@ -188,7 +187,7 @@ def novel(context):
 
 def one_by_one(model, token_ids, start, end):
     """The log-probability of the last of these ids, each read by a run of its own but the first ones."""
-    with model.decode.sequence() as state:
+    with model.decode_session.sequence() as state:
         state.advance(token_ids[start : end - 1])
         return float(log_softmax(state.logits)[token_ids[end - 1]])
 
@@ -238,7 +237,7 @@ def test_progress_adds_up_to_what_is_scored(model, novel, stride):
 def test_an_error_of_the_callers_progress_frees_the_cache(fresh, probe):
     with pytest.raises(KeyError):
         fresh.score("It was a bright cold day", progress={}.__getitem__)
-    assert len(fresh.decode._idle) == 1
+    assert len(fresh.decode_session._idle) == 1
     assert fresh.complete(probe.prompt, max_new_tokens=9).token_ids == probe.token_ids[:9]
 
 
@@ -284,14 +283,22 @@ def test_two_tokens_are_enough(model, vocabulary):
     assert score.perplexity == pytest.approx(math.exp(-score.logprobs[1]))
 
 
-# counting
+# ids and text
 
 
-def test_tokens_are_counted_as_the_library_does(model, vocabulary, novel):
+def test_ids_and_text_are_the_librarys(model, vocabulary, novel):
     for text in ("", "It was", "😀", "<|endoftext|>", novel):
-        assert model.count_tokens(text) == len(vocabulary.encode(text).ids)
+        ids = vocabulary.encode(text).ids
+        assert model.encode(text) == ids
+        assert model.decode(ids) == text
+    assert model.decode(np.array(vocabulary.encode("It was").ids)) == "It was"
+
+
+@pytest.mark.parametrize(("kind", "ids"), [(ValueError, [1, -1]), (ValueError, [1, 10**9]), (TypeError, [1, "a"])])
+def test_what_is_no_id_is_not_decoded(model, refusal, kind, ids):
+    assert refusal(kind, model.decode, ids).startswith("token_ids[1] must be ")
 
 
 @pytest.mark.parametrize(("kind", "text"), [(TypeError, None), (ValueError, "a\ud800")])
-def test_what_is_no_text_is_not_counted(model, refusal, kind, text):
-    assert "text" in refusal(kind, model.count_tokens, text)
+def test_what_is_no_text_is_not_encoded(model, refusal, kind, text):
+    assert "text" in refusal(kind, model.encode, text)

@@ -67,6 +67,10 @@ def test_score_refuses_in_one_line(score, text, arguments, code, parts):
         assert part in done.stderr
 
 
+def test_score_counts_no_byte_order_mark(score):
+    assert score(b"\xef\xbb\xbf" + NOVEL.encode()).stdout == score(NOVEL).stdout
+
+
 def test_score_of_a_file_that_is_not_there(cli_here, bundle):
     done = cli_here("score", "nowhere.txt", "--model", str(bundle))
     assert (done.returncode, done.stdout) == (1, "")
@@ -110,13 +114,10 @@ def test_complete_has_no_place_for_log_probabilities_in_text(cli_here, bundle):
 
 
 def test_complete_shows_text_while_it_comes(monkeypatch):
-    """On a terminal each piece is flushed before the next is asked for."""
+    """Each piece is flushed before the next is asked for."""
     events = []
 
-    class Terminal:
-        def isatty(self):
-            return True
-
+    class Output:
         def write(self, text):
             events.append(text)
 
@@ -128,6 +129,6 @@ def test_complete_shows_text_while_it_comes(monkeypatch):
             events.append(f"asked for {piece}")
             yield piece
 
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stdout", Output())
     show(pieces())
     assert events[:6] == ["asked for a", "a", "flush", "asked for b", "b", "flush"]

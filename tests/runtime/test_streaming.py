@@ -1,6 +1,8 @@
 """Text while it is generated: whole characters, as soon as they are certain, and nothing held longer than needed."""
 
 import gc
+import threading
+import time
 from collections import Counter
 from itertools import accumulate, chain
 
@@ -268,7 +270,7 @@ def runs(monkeypatch):
 def test_nothing_is_computed_before_it_is_asked_for(fresh, probe, runs):
     stream = fresh.stream(probe.prompt, max_new_tokens=40)
     assert runs == []
-    assert fresh.decode._idle == []  # no cache was made for it either
+    assert fresh.decode_session._idle == []  # no cache was made for it either
     next(stream)
     assert runs == [len(probe.prompt_ids), *[1] * (len(runs) - 1)]
     assert len(runs) < 10
@@ -322,18 +324,18 @@ def test_a_stream_gives_its_cache_back(fresh, probe, end):
     for _ in range(3):
         stream = fresh.stream(probe.prompt, max_new_tokens=20)
         end(stream)
-        assert len(fresh.decode._idle) == 1
+        assert len(fresh.decode_session._idle) == 1
         assert stream is not None  # it is still held
 
 
 def test_a_stream_holds_its_cache_while_it_is_under_way(fresh, probes):
     one, two = (fresh.stream(probe.prompt, max_new_tokens=20) for probe in (probes[0], probes[-1]))
     next(one), next(two)
-    assert fresh.decode._idle == []
+    assert fresh.decode_session._idle == []
     one.close()
-    assert len(fresh.decode._idle) == 1
+    assert len(fresh.decode_session._idle) == 1
     two.close()
-    assert len(set(map(id, fresh.decode._idle))) == 2
+    assert len(set(map(id, fresh.decode_session._idle))) == 2
 
 
 def test_a_stream_that_nobody_holds_gives_its_cache_back(fresh, probe):
@@ -341,21 +343,21 @@ def test_a_stream_that_nobody_holds_gives_its_cache_back(fresh, probe):
     next(stream)
     del stream
     gc.collect()
-    assert len(fresh.decode._idle) == 1
+    assert len(fresh.decode_session._idle) == 1
 
 
 def test_a_loop_left_early_gives_the_cache_back(fresh, probe):
     for _ in fresh.stream(probe.prompt, max_new_tokens=20):
         break
     gc.collect()
-    assert len(fresh.decode._idle) == 1
+    assert len(fresh.decode_session._idle) == 1
 
 
 def test_a_stream_never_begun_takes_no_cache(fresh, probe):
     fresh.stream(probe.prompt).close()
     with fresh.stream(probe.prompt):
         pass
-    assert fresh.decode._idle == []
+    assert fresh.decode_session._idle == []
 
 
 @pytest.mark.parametrize("end", ENDINGS)
@@ -363,7 +365,7 @@ def test_the_cache_of_an_ended_stream_serves_the_next_completion(fresh, probes, 
     for probe in probes:
         end(fresh.stream(probes[0].prompt, max_new_tokens=20))
         assert fresh.complete(probe.prompt, max_new_tokens=20).token_ids == probe.token_ids[:20]
-    assert len(fresh.decode._idle) == 1
+    assert len(fresh.decode_session._idle) == 1
 
 
 def test_a_stream_may_be_closed_twice_and_after_its_end(model, probe):
@@ -391,7 +393,7 @@ def test_an_error_in_the_middle_reaches_the_caller_and_frees_the_cache(fresh, pr
     with pytest.raises(MemoryError, match="no room"):
         list(stream)
     assert stream.completion is None
-    assert len(fresh.decode._idle) == 1
+    assert len(fresh.decode_session._idle) == 1
     monkeypatch.undo()
     assert list(stream) == []
     assert fresh.complete(probe.prompt, max_new_tokens=20).token_ids == probe.token_ids[:20]
@@ -439,7 +441,7 @@ def test_what_ends_a_text_is_in_no_piece(stopping, probe, turn, vocabulary):
 )
 def test_options_are_checked_at_the_call(fresh, refusal, kind, options):
     assert next(iter(options)) in refusal(kind, fresh.stream, "It was", **options)
-    assert fresh.decode._idle == []
+    assert fresh.decode_session._idle == []
 
 
 @pytest.mark.parametrize(("kind", "prompt"), [(TypeError, 3), (TypeError, ["It was"]), (ValueError, "\ud800")])
@@ -449,3 +451,27 @@ def test_a_prompt_is_checked_at_the_call(model, refusal, kind, prompt):
 
 def test_a_prompt_that_leaves_no_place_is_refused_at_the_call(model, refusal, exactly, context):
     assert f"{context - 1:,}" in refusal(ValueError, model.stream, exactly(context))
+
+
+def test_the_cache_is_free_with_the_last_piece(fresh, probe):
+    """A caller need not ask for what does not come."""
+    with fresh.session() as session:
+        stream = session.stream(probe.prompt, max_new_tokens=6)
+        while stream.completion is None:
+            next(stream)
+        assert session.text == probe.prompt + stream.completion.text
+        session.complete(" and", max_new_tokens=1)
+        with pytest.raises(StopIteration):
+            next(stream)
+
+
+def test_a_stream_closed_by_another_thread_ends_with_the_piece_under_way(fresh, probe):
+    stream = fresh.stream(probe.prompt, max_new_tokens=300, ignore_eos=True)
+    next(stream)
+    closer = threading.Thread(target=lambda: (time.sleep(0.05), stream.close()))
+    closer.start()
+    pieces = list(stream)
+    closer.join()
+    assert len(pieces) < 298
+    assert stream.completion is None
+    assert len(fresh.decode_session._idle) == 1
