@@ -86,7 +86,7 @@ def measure_session(model: runtime.Model, options: argparse.Namespace) -> dict[s
     for turn in track(range(options.rounds + 1), description="session", console=Console(stderr=True)):
         with model.session() as session:
             session.complete(history, max_new_tokens=1)
-            session.rewind(1)
+            session.rewind(len(session.token_ids) - HISTORY)
             ways = (
                 lambda: model.complete(new, max_new_tokens=1),
                 lambda s=session: s.complete(new, max_new_tokens=1),
