@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypedDict
 
 from runtime.options import check_count, check_flag, check_number, check_text
@@ -71,44 +72,37 @@ def check_settings(options: Mapping[str, Any]) -> Settings:
             raise TypeError(f"there is no option {name!r}; there are: {', '.join(CHECKS)}")
     never_off = {"max_new_tokens", "ignore_eos"}
     given = {name: value for name, value in options.items() if value is not None or name in never_off}
-    return Settings(**{name: CHECKS[name](value) for name, value in given.items()})
+    return Settings(**{name: CHECKS[name](name, value) for name, value in given.items()})
 
 
-def check_temperature(value: object) -> float:
+def check_temperature(name: str, value: object) -> float:
     allowed = f"0 (greedy) or a number from {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}"
-    temperature = check_number("temperature", value, allowed, least=0, most=MOST_TEMPERATURE)
+    temperature = check_number(name, value, allowed, least=0, most=MOST_TEMPERATURE)
     if 0 < temperature < LEAST_TEMPERATURE:
-        raise ValueError(f"temperature must be {allowed}, got {temperature}")
+        raise ValueError(f"{name} must be {allowed}, got {temperature}")
     return temperature
 
 
-def check_share(name: str, value: object) -> float:
-    return check_number(name, value, "a number from 0 to 1", least=0, most=1)
-
-
-def check_repetition_penalty(value: object) -> float:
-    return check_number("repetition_penalty", value, "a number from 0.01 to 100", least=0.01, most=100)
-
-
-def check_stop(value: object) -> tuple[str, ...]:
+def check_stop(name: str, value: object) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list | tuple):
-        raise TypeError(f"stop must be a string, or a list of strings, got {type(value).__name__}")
+        raise TypeError(f"{name} must be a string, or a list of strings, got {type(value).__name__}")
     for stop in stops:
-        if not check_text("stop", stop):
-            raise ValueError("stop must be at least one character, got ''")
+        if not check_text(name, stop):
+            raise ValueError(f"{name} must be at least one character, got ''")
     return tuple(stops)
 
 
-CHECKS: dict[str, Callable[[Any], Any]] = {
-    "max_new_tokens": lambda value: check_count("max_new_tokens", value),
+check_share = partial(check_number, allowed="a number from 0 to 1", least=0, most=1)
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "max_new_tokens": check_count,
     "temperature": check_temperature,
-    "top_k": lambda value: check_count("top_k", value),
-    "top_p": lambda value: check_share("top_p", value),
-    "min_p": lambda value: check_share("min_p", value),
-    "repetition_penalty": check_repetition_penalty,
-    "seed": lambda value: check_count("seed", value, least=0, most=MOST_SEED),
+    "top_k": check_count,
+    "top_p": check_share,
+    "min_p": check_share,
+    "repetition_penalty": partial(check_number, allowed="a number from 0.01 to 100", least=0.01, most=100),
+    "seed": partial(check_count, least=0, most=MOST_SEED),
     "stop": check_stop,
-    "ignore_eos": lambda value: check_flag("ignore_eos", value),
-    "logprobs": lambda value: check_count("logprobs", value, least=0),
+    "ignore_eos": check_flag,
+    "logprobs": partial(check_count, least=0),
 }

@@ -76,7 +76,10 @@ class Session:
             return Stream(self._pieces(generation, self._turn), generation)
 
     def rewind(self, tokens: int) -> None:
-        """Forget the last `tokens` tokens of the text, from 0 to all of `token_ids`.
+        """Forget the last `tokens` of the session's `token_ids`, from 0 to all of them.
+
+        To come back to a place, note `len(session.token_ids)` there: a completion's own `token_ids` also hold what
+        ended it, which the text does not.
 
         Raises:
             ValueError: More tokens than there are.
