@@ -92,11 +92,13 @@ def test_the_reference_graph_has_the_documented_inputs_and_outputs(bundle):
 def test_the_decode_graph_has_the_documented_inputs_and_outputs(bundle):
     graph = onnx.load(bundle / "onnx" / "decode.onnx", load_external_data=False).graph
     cache = [f"{n}.{part}" for n in range(6) for part in ("key", "value")]
-    integers = ["input_ids", "position_ids", "seqlens_k", "total_sequence_length"]
+    integers = ["input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_indices"]
     assert [value.name for value in graph.input] == [*integers, *(f"past_key_values.{name}" for name in cache)]
     assert [value.name for value in graph.output] == ["next_token", "logits", *(f"present.{name}" for name in cache)]
     types = {value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.output]}
-    assert types["input_ids"] == types["position_ids"] == types["next_token"] == onnx.TensorProto.INT64
+    assert {types[name] for name in ("input_ids", "position_ids", "logits_indices", "next_token")} == {
+        onnx.TensorProto.INT64
+    }
     assert types["seqlens_k"] == types["total_sequence_length"] == onnx.TensorProto.INT32
 
 
