@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from seeded import WORK, exported, seeded_checkpoint
-from turns import machine, ratios, serve, spread, take_turns
+from turns import machine, make_parser, ratios, serve, spread, take_turns
 
 OURS = "gpt2-onnx"
 SIDES = (OURS, "transformers", "CTranslate2")
@@ -53,13 +53,8 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder; by default a seeded GPT-2 small")
+    parser = make_parser(__doc__.splitlines()[0], tokens=64, rounds=5)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16], help="prompts side by side")
-    parser.add_argument("--tokens", type=int, default=64, help="greedy tokens a prompt (default: 64)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: 5)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all there are")
-    parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 

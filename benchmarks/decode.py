@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from seeded import ROOT, exported, seeded_checkpoint
-from turns import machine, ratios, serve, spread, take_turns
+from turns import machine, make_parser, ratios, serve, spread, take_turns
 
 PROMPT = (
     "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a "
@@ -65,12 +65,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder; by default a seeded GPT-2 small")
-    parser.add_argument("--tokens", type=int, default=128, help="greedy tokens a turn (default: 128)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each side (default: 7)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all there are")
-    parser.add_argument("--json", action="store_true")
+    parser = make_parser(__doc__.splitlines()[0], tokens=128, rounds=7)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -1,6 +1,8 @@
 """Sides that take turns: each in a process of its own, so that neither's threads are in the other's way."""
 
+import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -15,6 +17,17 @@ from rich.console import Console
 from rich.progress import track
 
 PAUSE = 0.5  # seconds between turns, for the other side's threads to stop spinning
+
+
+def make_parser(description: str, *, tokens: int, rounds: int) -> argparse.ArgumentParser:
+    """The options of every benchmark, with these defaults."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder; by default a seeded GPT-2 small")
+    parser.add_argument("--tokens", type=int, default=tokens, help=f"tokens of a text (default: {tokens})")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"turns of each side (default: {rounds})")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all there are")
+    parser.add_argument("--json", action="store_true")
+    return parser
 
 
 def take_turns(commands: Mapping[str, Sequence[Any]], rounds: int, description: str) -> dict[str, list[tuple]]:

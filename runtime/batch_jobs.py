@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,12 @@ class Defaults:
     weights_sha256: str
     options: Mapping[str, Any]
 
+    @cached_property
+    def _written(self) -> bytes:
+        return json.dumps([self.weights_sha256, self.options], sort_keys=True).encode()
+
     def digest(self, line: bytes) -> str:
-        same = json.dumps([self.weights_sha256, self.options], sort_keys=True).encode()
-        return hashlib.sha256(same + line.strip()).hexdigest()[:16]
+        return hashlib.sha256(self._written + line.strip()).hexdigest()[:16]
 
 
 def read_jobs(lines: Iterable[bytes], prompting: Prompting, defaults: Defaults) -> Iterator[Job]:

@@ -21,6 +21,9 @@ def one_line(message: str) -> str:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="a bundle; else GPT2_ONNX_MODEL, else models/gpt2")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto or cpu (default: auto)")
 
 

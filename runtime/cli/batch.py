@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cli import generation_options
-from runtime.cli.arguments import add_model, one_line, open_input
+from runtime.cli.arguments import add_device, add_model, one_line, open_input
 from runtime.cli.progress import Bar, progress_bar
 from runtime.model import BATCH_SIZE
 
@@ -27,6 +27,7 @@ def add_to(commands: Any) -> None:
         "--batch-size", type=int, default=BATCH_SIZE, metavar="N", help=f"prompts side by side (default: {BATCH_SIZE})"
     )
     add_model(parser)
+    add_device(parser)
     generation_options.add_to(parser)
     parser.set_defaults(run=run)
 

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from runtime.cli import generation_options
-from runtime.cli.arguments import add_model, read_utf8
+from runtime.cli.arguments import add_device, add_model, read_utf8
 
 
 def add_to(commands: Any) -> None:
@@ -15,6 +15,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads standard input")
     add_model(parser)
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
     generation_options.add_to(parser)
     parser.set_defaults(run=run)

@@ -5,7 +5,7 @@ import json
 import time
 from typing import Any
 
-from runtime.cli.arguments import add_model, read_utf8
+from runtime.cli.arguments import add_device, add_model, read_utf8
 from runtime.cli.progress import progress_bar
 
 
@@ -17,6 +17,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text; - reads standard input")
     add_model(parser)
+    add_device(parser)
     parser.add_argument(
         "--stride", type=int, metavar="N", help="tokens between two windows (default: half the context)"
     )

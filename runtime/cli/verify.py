@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runtime.cli.arguments import add_model
+
 
 def add_to(commands: Any) -> None:
     parser = commands.add_parser(
@@ -14,7 +16,7 @@ def add_to(commands: Any) -> None:
         help="check a bundle",
         description="Check every file of a bundle, then replay the greedy tokens that PyTorch gave when it was made.",
     )
-    parser.add_argument("--model", metavar="DIR", help="a bundle; else GPT2_ONNX_MODEL, else models/gpt2")
+    add_model(parser)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=run)
 
