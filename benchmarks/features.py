@@ -7,14 +7,16 @@ All in one process, taking turns.
 
 import argparse
 import json
+import os
 import time
+from pathlib import Path
 
+from figures import machine, ratios, spread
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from seeded import exported, seeded_checkpoint
-from turns import machine, make_parser, ratios, spread
 
 import runtime
 
@@ -50,7 +52,13 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    return make_parser(__doc__.splitlines()[0], tokens=64, rounds=7).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder; by default a seeded GPT-2 small")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of a text (default: 64)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each way (default: 7)")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all there are")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
 
 
 def measure_ways(model: runtime.Model, options: argparse.Namespace) -> dict[str, list[float]]:

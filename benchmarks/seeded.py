@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "benchmarks"
 SIZES = {"small": {}, "medium": {"n_embd": 1024, "n_layer": 24, "n_head": 16}}
 SCRIPT = """
@@ -30,9 +31,12 @@ def seeded_checkpoint(size: str) -> Path:
     return folder
 
 
-def exported(checkpoint: Path) -> Path:
+def exported(checkpoint: Path, precisions: Sequence[str] = ("fp32",)) -> Path:
     """The checkpoint's bundle, made anew so that it is this version's."""
-    bundle = WORK / f"{checkpoint.name}-onnx"
-    command = [sys.executable, "-m", "export", checkpoint, "--output", bundle, "--force"]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    bundle = WORK / f"{checkpoint.resolve().name}-onnx"
+    command = [sys.executable, "-m", "export", checkpoint.resolve(), "--output", bundle, "--force"]
+    if list(precisions) != ["fp32"]:
+        command += ["--precision", ",".join(precisions)]
+    if subprocess.run(command, check=False, stdout=sys.stderr, cwd=ROOT).returncode:
+        sys.exit(f"the export of {checkpoint} failed")
     return bundle

@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -12,8 +13,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 import runtime
 from export.architecture import describe
 from export.checkpoint import Checkpoint
+from export.codes import QuantizedWeights
 from export.decode_graph import build_decode_graph
 from export.genai_config import write_genai_config
+from export.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
+from export.quantization.recipe import Recipe
+from export.quantized_weights import write_quantized
 from export.reference_graph import build_reference_graph
 from export.weights import StoredTensor, write_weights
 from runtime.bundle import file_sha256
@@ -21,22 +26,40 @@ from runtime.manifest import NAME, Architecture, FileRecord, Graph, Manifest, So
 from runtime.onnx_runtime import load_onnxruntime
 
 WEIGHTS = "model.onnx_data"
-GRAPHS = (Graph("onnx/model.onnx", "reference", "fp32"), Graph("onnx/decode.onnx", "decode", "fp32"))
+REFERENCE = Graph("onnx/model.onnx", "reference", "fp32")
+DECODE = Graph("onnx/decode.onnx", "decode", "fp32")
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 MADE_WITH = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 
 
 def copy_weights(checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, StoredTensor], int]:
-    """Write the weights file; where each tensor lies in it, and how many parameters there are."""
+    """Write the float32 weights file; where each tensor lies in it, and how many parameters there are."""
     (folder / "onnx").mkdir()
     model = checkpoint.load_model()
     tensors: dict[str, torch.Tensor] = model.state_dict()
     return write_weights(tensors, folder / "onnx" / WEIGHTS), model.num_parameters()
 
 
-def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> None:
-    build_reference_graph(checkpoint.config, weights, folder / "onnx" / "model.onnx", WEIGHTS)
-    build_decode_graph(checkpoint.config, weights, folder / "onnx" / "decode.onnx", WEIGHTS)
+def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> list[Graph]:
+    """The reference graph and the decode graph in float32."""
+    build_reference_graph(checkpoint.config, weights, folder / REFERENCE.path, WEIGHTS)
+    build_decode_graph(checkpoint.config, FloatLinear(), weights, folder / DECODE.path, WEIGHTS)
+    return [REFERENCE, DECODE]
+
+
+def write_quantized_graphs(
+    checkpoint: Checkpoint, recipe: Recipe, weights: QuantizedWeights, folder: Path
+) -> list[Graph]:
+    """The decode graph of a precision and, where it pays, a prefill graph on the same weights file."""
+    precision, location = recipe.precision, f"decode_{recipe.precision}.onnx_data"
+    stored = write_quantized(weights, folder / "onnx" / location)
+    linears: dict[str, Linear] = {"decode": BlockLinear(weights.matrices)}
+    if recipe.integer_prefill:
+        linears["prefill"] = IntegerLinear(weights.matrices)
+    graphs = [Graph(f"onnx/{kind}_{precision}.onnx", kind, precision) for kind in linears]
+    for graph, linear in zip(graphs, linears.values(), strict=True):
+        build_decode_graph(checkpoint.config, linear, stored, folder / graph.path, location)
+    return graphs
 
 
 def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
@@ -66,11 +89,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def make_manifest(checkpoint: Checkpoint, parameters: int, folder: Path) -> Manifest:
+def make_manifest(checkpoint: Checkpoint, parameters: int, graphs: Iterable[Graph], folder: Path) -> Manifest:
     """A manifest of the files that are in `folder` now."""
     architecture: Architecture = describe(checkpoint.config, parameters)
     source = Source(checkpoint.id, checkpoint.revision, checkpoint.weights_sha256())
-    return Manifest(source, architecture, GRAPHS, record_files(folder), versions())
+    return Manifest(source, architecture, tuple(graphs), record_files(folder), versions())
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:

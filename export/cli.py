@@ -41,6 +41,12 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     parser = kind(prog=NAME, description="Export a GPT-2 checkpoint to a verified bundle.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a Hub id such as gpt2")
     parser.add_argument("--output", required=True, metavar="DIR", help="the bundle's folder, made new")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="P,…",
+        help="decode graphs to add to float32's: int8, int4 or both, with commas (default: fp32)",
+    )
     parser.add_argument("--revision", help="a branch, tag or commit of a Hub id")
     parser.add_argument("--force", action="store_true", help="replace the bundle at DIR")
     parser.add_argument("--json", action="store_true", help="print the parity report as JSON instead of a table")
@@ -60,12 +66,17 @@ def run(options: argparse.Namespace) -> None:
         from export.parity.report import make_table
         from export.pipeline import export_bundle
     report = export_bundle(
-        options.checkpoint, options.output, revision=options.revision, force=options.force, steps=steps
+        options.checkpoint,
+        options.output,
+        precisions=[precision.strip() for precision in options.precision.split(",")],
+        revision=options.revision,
+        force=options.force,
+        steps=steps,
     )
     if options.json:
         print(json.dumps(report.as_manifest(), indent=2), flush=True)
         return
-    Console().print(make_table(report), report.greedy_line(), "", sep="\n")
+    Console().print(make_table(report), *report.lines(), "", sep="\n")
     command = f'python -m runtime complete --model {options.output} "Once upon a time"'
     print(f"{options.output} is ready: {command}", flush=True)
 

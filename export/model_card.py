@@ -29,7 +29,7 @@ print(model.complete("It was a bright cold day", max_new_tokens=32))
 | reference graph | `onnx/model.onnx`: logits, hidden states, attention maps, key/value cache |
 | decode graph | `onnx/decode.onnx`: next token and logits, over a preallocated cache |
 | weights of both | `onnx/model.onnx_data` |
-
+{precisions}
 The reference graph also loads in optimum's `ORTModelForCausalLM`, onnxruntime-genai and Transformers.js.
 
 ## Parity
@@ -40,7 +40,7 @@ is held against the worst single position). Cases: {cases}.
 
 {table}
 
-{greedy}
+{lines}
 
 Made with {made_with}.
 """
@@ -53,10 +53,22 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
         revision=revision,
         architecture=manifest.architecture,
         cases=", ".join(dict.fromkeys(row.case for row in report.rows)),
+        precisions=precision_rows(manifest),
         table=make_markdown(report),
-        greedy=report.greedy_line(),
+        lines="\n".join(f"- {line}" for line in report.lines()),
         made_with=", ".join(f"{name} {version}" for name, version in manifest.made_with.items()),
     )
     card = folder / "README.md"
     card.write_text(text, encoding="utf-8")
     return card
+
+
+def precision_rows(manifest: Manifest) -> str:
+    """A line a precision: its files, and how large they are."""
+    rows = []
+    for precision in dict.fromkeys(graph.precision for graph in manifest.graphs):
+        files = {name: file.size for name, file in manifest.files.items() if name.partition(".")[0].endswith(precision)}
+        if files:
+            names = ", ".join(f"`{name}`" for name in files)
+            rows.append(f'| `precision="{precision}"` | {names}: {sum(files.values()) / 1e6:.1f} MB |\n')
+    return "".join(rows)

@@ -1,27 +1,45 @@
 """A checkpoint goes in, a bundle comes out that was proved against PyTorch."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from export.bundle_writer import copy_weights, make_manifest, record_file, write_graphs, write_settings
+from export.bundle_writer import (
+    copy_weights,
+    make_manifest,
+    record_file,
+    write_graphs,
+    write_quantized_graphs,
+    write_settings,
+)
 from export.checkpoint import find_checkpoint
 from export.errors import ParityError
 from export.model_card import write_model_card
 from export.parity.report import Report, make_table
-from export.parity.verify import verify_bundle
+from export.parity.verify import Quantized, verify_bundle
 from export.progress import Steps
+from export.quantization.calibration import CALIBRATION, own_texts
+from export.quantization.quantize import check_quantizable, quantize_checkpoint
+from export.quantization.recipe import find_recipes
 from export.staging import staged
 from runtime.bundle import open_bundle
 
 
 def export_bundle(
-    checkpoint: str, output: str | Path, *, revision: str | None = None, force: bool = False, steps: Steps | None = None
+    checkpoint: str,
+    output: str | Path,
+    *,
+    precisions: str | Collection[str] = "fp32",
+    revision: str | None = None,
+    force: bool = False,
+    steps: Steps | None = None,
 ) -> Report:
     """Export a GPT-2 checkpoint to a verified bundle.
 
     Args:
         checkpoint: A folder, or a Hub id such as `gpt2`; only safetensors or weights-only pickles are read.
         output: The bundle's folder. It appears whole, after verification, or not at all.
+        precisions: Of decode graphs to add to float32's: `"int8"`, `"int4"` or both.
         revision: A branch, tag or commit of a Hub id.
         force: Replace a bundle that is at `output`.
         steps: Where progress goes; standard error by default.
@@ -37,22 +55,33 @@ def export_bundle(
         >>> export_bundle("models/novelist", "models/novelist-onnx")  # doctest: +SKIP
     """
     steps, output = steps or Steps(), Path(output).expanduser()
+    recipes = find_recipes(precisions)
     with staged(output, force=force) as folder:
         with steps.step("Finding the checkpoint"):
             source = find_checkpoint(checkpoint, revision=revision)
+            check_quantizable(source, recipes)
         with steps.step("Writing config and tokenizer"):
             write_settings(source, folder)
         with steps.step("Writing the weights"):
             weights, parameters = copy_weights(source, folder)
         with steps.step("Tracing and building the graphs"):
-            write_graphs(source, weights, folder)
+            graphs = write_graphs(source, weights, folder)
+        quantized = []
+        if recipes:
+            with steps.step("Sampling texts to calibrate by") as progress:
+                texts = own_texts(source, folder, progress)
+        for recipe in recipes:
+            with steps.step(f"Quantizing to {recipe.precision}") as progress:
+                quantized_weights = quantize_checkpoint(source, texts[:CALIBRATION], recipe, progress)
+                graphs += write_quantized_graphs(source, recipe, quantized_weights, folder)
+                quantized.append(Quantized(recipe, quantized_weights, texts[CALIBRATION:]))
         with steps.step("Hashing the files"):
-            manifest = make_manifest(source, parameters, folder)
+            manifest = make_manifest(source, parameters, graphs, folder)
             manifest.write(folder)
         with steps.step("Verifying against PyTorch") as progress:
-            report = verify_bundle(open_bundle(folder, verify=False), source, progress)
+            report = verify_bundle(open_bundle(folder, verify=False), source, progress, quantized)
         if not report.passed:
-            steps.console.print(make_table(report), report.greedy_line())
+            steps.console.print(make_table(report), *report.lines(), sep="\n")
             raise ParityError(f"{checkpoint}: the graphs do not compute what PyTorch computes; nothing was written")
         card = write_model_card(manifest, report, folder)
         files = {**manifest.files, card.name: record_file(card)}

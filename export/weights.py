@@ -1,12 +1,13 @@
-"""One weights file for every float32 graph of a bundle."""
+"""Weights files: tensors one behind the other, to which graphs point."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 import torch
 
+KINDS = {torch.float32: onnx.TensorProto.FLOAT, torch.uint8: onnx.TensorProto.UINT8}
 ALIGNMENT = 4096  # of a page, so that a tensor can be mapped
 
 
@@ -17,10 +18,15 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
     length: int
+    kind: int = onnx.TensorProto.FLOAT
+
+    def viewed(self, *shape: int) -> "StoredTensor":
+        """The same bytes in another shape."""
+        return replace(self, shape=shape)
 
 
 def write_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, StoredTensor]:
-    """Write float32 tensors one behind the other; a tensor known under two names is written once."""
+    """Write tensors one behind the other; a tensor known under two names is written once."""
     stored: dict[str, StoredTensor] = {}
     written: dict[int, StoredTensor] = {}
     with path.open("wb") as file:
@@ -29,14 +35,15 @@ def write_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, 
                 file.write(b"\0" * (-file.tell() % ALIGNMENT))
                 offset = file.tell()
                 file.write(tensor.detach().contiguous().numpy().tobytes())
-                written[tensor.data_ptr()] = StoredTensor(tuple(tensor.shape), offset, file.tell() - offset)
+                length = file.tell() - offset
+                written[tensor.data_ptr()] = StoredTensor(tuple(tensor.shape), offset, length, KINDS[tensor.dtype])
             stored[name] = written[tensor.data_ptr()]
     return stored
 
 
 def external_tensor(name: str, stored: StoredTensor, location: str) -> onnx.TensorProto:
     """An initializer that points into the weights file `location`."""
-    tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=stored.shape)
+    tensor = onnx.TensorProto(name=name, data_type=stored.kind, dims=stored.shape)
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", stored.offset), ("length", stored.length)):
         tensor.external_data.add(key=key, value=str(value))

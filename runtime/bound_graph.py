@@ -1,34 +1,26 @@
-"""The decode graph bound to memory of its own: caches that past and present share, and the small arrays of a run."""
+"""A graph bound to a cache, which is past and present at once, and to the small arrays of its runs."""
 
-import math
-import mmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from runtime.manifest import Architecture
+from runtime.key_value_cache import Floats, KeyValueCache
 from runtime.onnx_runtime import load_onnxruntime
-
-Floats = NDArray[np.float32]
 
 
 class BoundGraph:
-    """Keys and values [rows, n_head, n_positions, head_size] for each layer, and runs over some rows of them.
+    """Runs of one session over some rows of a cache.
 
-    The graph reads and writes the same buffers. What lies behind a row's length is never read, so nothing needs
-    clearing; memory is touched, and thus taken, only as far as a row has grown. Arrays are bound again only when a run
-    has another shape than the last: a loop that adds a token a run writes its numbers in place.
+    Arrays are bound again only when a run has another shape than the last: a loop that adds a token a run writes its
+    numbers in place.
     """
 
-    def __init__(self, session: Any, architecture: Architecture, *, rows: int = 1) -> None:
+    def __init__(self, session: Any, cache: KeyValueCache) -> None:
         self._session = session
         self._binding = session.io_binding()
         self._value = load_onnxruntime().OrtValue.ortvalue_from_numpy  # shares the array's memory on the CPU
-        self._architecture = architecture
-        self.rows = rows
-        shape = (rows, architecture.n_head, architecture.n_positions, architecture.head_size)
-        self._cache = own_pages(len(architecture.cache_names("present")), shape)
+        self._cache = cache
         self._total_sequence_length = self._bind_input("total_sequence_length", np.zeros(1, np.int32))
         self._bound_rows: tuple[int, int] | None = None
         self._bound_shape: tuple[int, int, int] | None = None
@@ -72,21 +64,11 @@ class BoundGraph:
         """The most likely ids [N] of the last run; the next one overwrites them."""
         return self._next_token[:, 0]
 
-    def cache(self, row: int, length: int) -> dict[str, Floats]:
-        """A row's keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""
-        names = self._architecture.cache_names("present")
-        return {name: array[row : row + 1, :, :length] for name, array in zip(names, self._cache, strict=True)}
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` keys and values of a row to another row."""
-        for array in self._cache:
-            array[target, :, :length] = array[source, :, :length]
-
     def _bind_rows(self, first: int, rows: int) -> None:
         if self._bound_rows == (first, rows):
             return
         self._bound_rows = None  # in case this fails halfway
-        for name, array in zip(self._architecture.cache_names(""), self._cache, strict=True):
+        for name, array in zip(self._cache.architecture.cache_names(""), self._cache.arrays, strict=True):
             value = self._value(array[first : first + rows])
             self._binding.bind_ortvalue_input(f"past_key_values{name}", value)
             self._binding.bind_ortvalue_output(f"present{name}", value)
@@ -101,7 +83,7 @@ class BoundGraph:
         self._position_ids = self._bind_input("position_ids", np.empty((rows, count), np.int64))
         self._seqlens_k = self._bind_input("seqlens_k", np.empty(rows, np.int32))
         self._logits_indices = self._bind_input("logits_indices", np.empty(logits_count, np.int64))
-        logits_shape = (logits_count, self._architecture.vocab_size)
+        logits_shape = (logits_count, self._cache.architecture.vocab_size)
         self._logits = self._bind_output("logits", np.empty(logits_shape, np.float32))
         self._next_token = self._bind_output("next_token", np.empty((logits_count, 1), np.int64))
         self._bound_shape = rows, count, logits_count
@@ -113,16 +95,3 @@ class BoundGraph:
     def _bind_output(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         self._binding.bind_ortvalue_output(name, self._value(array))
         return array
-
-
-def own_pages(count: int, shape: tuple[int, ...]) -> list[Floats]:
-    """Arrays in pages that belong to nobody else: taken as they are touched, given back as soon as they are dropped.
-
-    malloc keeps what threads drop in its arenas: after 20,000 completions in eight threads a process held 257 MB that
-    way, and holds 129 MB this way.
-    """
-    private = (
-        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    )  # after a fork too
-    memory = mmap.mmap(-1, 4 * count * math.prod(shape), **private)
-    return list(np.frombuffer(memory, np.float32).reshape(count, *shape))

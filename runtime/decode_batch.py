@@ -5,16 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bound_graph import BoundGraph, Floats
+from runtime.forward import Forward
+from runtime.key_value_cache import Floats
 
 
 class DecodeBatch:
-    """Rows of a bound graph: the first ones are taken, without gaps, and a step costs only those."""
+    """Rows of a cache: the first ones are taken, without gaps, and a step costs only those."""
 
-    def __init__(self, graph: BoundGraph) -> None:
-        self._graph = graph
-        self.rows = graph.rows
-        self._lengths = np.zeros(graph.rows, np.int64)
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self.rows = forward.cache.rows
+        self._lengths = np.zeros(forward.cache.rows, np.int64)
         self._taken = 0
 
     def admit(self, prompts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], Floats]:
@@ -25,25 +26,25 @@ class DecodeBatch:
         for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = prompt
         ends = np.arange(len(prompts)) * width + lengths - 1
-        self._graph.run(self._taken, ids, np.zeros_like(lengths), lengths, ends)
+        self._forward.run(self._taken, ids, np.zeros_like(lengths), lengths, ends)
         self._lengths[self._taken : self._taken + len(prompts)] = lengths
         self._taken += len(prompts)
-        return self._graph.next_tokens, self._graph.logits
+        return self._forward.next_tokens, self._forward.logits
 
     def step(self, token_ids: Sequence[int]) -> tuple[NDArray[np.int64], Floats]:
         """Add an id to each row; the most likely next ids [B] and logits [B, V]. The next run overwrites both."""
         lengths = self._lengths[: self._taken]
-        self._graph.run(0, np.array(token_ids)[:, None], lengths, lengths + 1, range(self._taken))
+        self._forward.run(0, np.array(token_ids)[:, None], lengths, lengths + 1, range(self._taken))
         lengths += 1
-        return self._graph.next_tokens, self._graph.logits
+        return self._forward.next_tokens, self._forward.logits
 
     def cache(self, row: int) -> dict[str, Floats]:
         """A row's keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""
-        return self._graph.cache(row, int(self._lengths[row]))
+        return self._forward.cache.row(row, int(self._lengths[row]))
 
     def remove(self, row: int) -> None:
         """Forget a row; the last one takes its place."""
         self._taken -= 1
         if row < self._taken:
-            self._graph.move(self._taken, row, int(self._lengths[self._taken]))
+            self._forward.cache.move(self._taken, row, int(self._lengths[self._taken]))
             self._lengths[row] = self._lengths[self._taken]

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bound_graph import BoundGraph, Floats
+from runtime.forward import Forward
+from runtime.key_value_cache import Floats
 
 
 class DecodeState:
-    """The tokens read so far, with their keys and values in one row of a bound graph."""
+    """The tokens read so far, with their keys and values in one row of a cache."""
 
-    def __init__(self, graph: BoundGraph) -> None:
-        self._graph = graph
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
         self.length = 0
 
     def advance(self, token_ids: Sequence[int]) -> int:
@@ -27,9 +28,9 @@ class DecodeState:
         """Run over `token_ids`; the most likely next ids [last] and logits [last, V] behind the last ones."""
         total = self.length + len(token_ids)
         places = range(len(token_ids) - last, len(token_ids))
-        self._graph.run(0, [token_ids], [self.length], [total], places)
+        self._forward.run(0, [token_ids], [self.length], [total], places)
         self.length = total
-        return self._graph.next_tokens, self._graph.logits
+        return self._forward.next_tokens, self._forward.logits
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first `length` tokens; at most what is there."""
@@ -38,9 +39,9 @@ class DecodeState:
     @property
     def logits(self) -> Floats:
         """Logits [V] behind the last id; the next run overwrites them."""
-        last: Floats = self._graph.logits[-1]
+        last: Floats = self._forward.logits[-1]
         return last
 
     def cache(self) -> dict[str, Floats]:
         """Keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""
-        return self._graph.cache(0, self.length)
+        return self._forward.cache.row(0, self.length)

@@ -8,10 +8,10 @@ from typing import Unpack, overload
 from runtime.completion import Completion
 from runtime.loading import find_model, load
 from runtime.model import BATCH_SIZE, Model, Prompts
-from runtime.options import check_device
+from runtime.options import check_device, check_precision
 from runtime.settings import GenerationOptions, check_settings
 
-_loaded: dict[tuple[str, str], Model] = {}
+_loaded: dict[tuple[str, str, str], Model] = {}
 _lock = threading.Lock()
 
 
@@ -23,6 +23,7 @@ def complete(
     prompt: str,
     *,
     model: Folder = None,
+    precision: str = "fp32",
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
     **options: Unpack[GenerationOptions],
@@ -32,6 +33,7 @@ def complete(
     prompt: Prompts,
     *,
     model: Folder = None,
+    precision: str = "fp32",
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
     **options: Unpack[GenerationOptions],
@@ -40,6 +42,7 @@ def complete(
     prompt: str | Prompts,
     *,
     model: Folder = None,
+    precision: str = "fp32",
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
     **options: Unpack[GenerationOptions],
@@ -49,6 +52,7 @@ def complete(
     Args:
         prompt: Text, or a list of texts; an empty text starts from `<|endoftext|>`.
         model: A bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
+        precision: `"fp32"`, `"int8"` or `"int4"`, as in `load`.
         device: `"auto"` or `"cpu"`.
         batch_size: Of a list, how many prompts are under way at once, 1 to 1,024.
         options: See `GenerationOptions`.
@@ -66,12 +70,12 @@ def complete(
         32
     """
     check_settings(options)  # before a model is loaded for nothing
-    return kept_model(find_model(model), device).complete(prompt, batch_size=batch_size, **options)
+    return kept_model(find_model(model), precision, device).complete(prompt, batch_size=batch_size, **options)
 
 
-def kept_model(path: Path, device: str) -> Model:
-    key = os.path.realpath(path), check_device(device)
+def kept_model(path: Path, precision: str, device: str) -> Model:
+    key = os.path.realpath(path), check_precision(precision), check_device(device)
     with _lock:
         if key not in _loaded:
-            _loaded[key] = load(path, device=device)
+            _loaded[key] = load(path, precision=precision, device=device)
         return _loaded[key]

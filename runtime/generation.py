@@ -37,6 +37,7 @@ class Generation:
         self.token_ids: list[int] = []
         self.text = ""  # what is certain so far
         self.finish_reason: FinishReason | None = None
+        self.draft = settings.draft
         self._eos_ids = () if settings.ignore_eos else eos_ids
         self._limit = min(settings.max_new_tokens, room)
         greedy = not settings.samples and settings.repetition_penalty is None
@@ -45,6 +46,16 @@ class Generation:
         self._top = settings.logprobs or 0
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = StopFilter(settings.stop)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the most likely ids are all that is asked for."""
+        return self._sampler is None and self._logprobs is None
+
+    @property
+    def most_ids(self) -> int:
+        """Ids of prompt and continuation at most."""
+        return len(self.prompt_ids) + self._limit
 
     def take(self, most_likely: int, logits: NDArray[np.float32]) -> int:
         """Decide on the next id, given logits [V] and the most likely id, which the graph has found already."""

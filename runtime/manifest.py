@@ -48,7 +48,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """One ONNX file: `kind` is "reference" or "decode"."""
+    """One ONNX file: `kind` is "reference", "decode", or "prefill", which is a decode graph for many tokens at once."""
 
     path: str
     kind: str
@@ -87,7 +87,11 @@ class Manifest:
             if (graph.kind, graph.precision) == (kind, precision):
                 return graph
         made = ", ".join(f"{graph.kind} {graph.precision}" for graph in self.graphs) or "none"
-        raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}")
+        wanted = "" if precision == "fp32" else f"; add it: python -m export CHECKPOINT --precision {precision} …"
+        raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}{wanted}")
+
+    def has_graph(self, kind: str, precision: str) -> bool:
+        return any((graph.kind, graph.precision) == (kind, precision) for graph in self.graphs)
 
     def probes(self) -> list[Continuation]:
         """The greedy tokens that PyTorch gave, to be replayed anywhere."""

@@ -5,8 +5,9 @@ from typing import Unpack, overload
 
 from runtime.bundle import Bundle
 from runtime.completion import Completion
-from runtime.decode_session import DecodeSession
+from runtime.decode_session import open_decode_session
 from runtime.decoding import decode_alone, decode_together, longest_first
+from runtime.drafting import Drafting
 from runtime.generation import Generation
 from runtime.options import check_batch_size, check_count, check_ids, check_prompts, check_text
 from runtime.prompting import Prompting
@@ -16,6 +17,7 @@ from runtime.stream import Stream
 from runtime.text_session import Session
 
 BATCH_SIZE = 16
+EXACT = {"fp32"}  # MatMulNBits rounds the inputs of one id otherwise than those of several
 Prompts = list[str] | tuple[str, ...]
 
 
@@ -25,18 +27,23 @@ class Model:
     Attributes:
         bundle: What it was loaded from.
         device: Where it runs.
+        precision: Of its decode graph.
         prompting, decode_session: Its parts, for the other modules of this package.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str, threads: int | None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, precision: str, device: str, threads: int | None, draft: str | None = None
+    ) -> None:
         self.bundle = bundle
         self.device = device
+        self.precision = precision
         self.prompting = Prompting(bundle)
-        path, architecture = bundle.graph_path("decode"), bundle.manifest.architecture
-        self.decode_session = DecodeSession(path, architecture, device=device, threads=threads)
+        self.decode_session = open_decode_session(bundle, precision=precision, device=device, threads=threads)
+        drafts = open_decode_session(bundle, precision=draft, device=device, threads=threads) if draft else None
+        self._drafting = Drafting(exact=precision in EXACT, session=drafts)
 
     def __repr__(self) -> str:
-        return f"<Model {self.bundle.folder} on {self.device}>"
+        return f"<Model {self.bundle.folder} in {self.precision} on {self.device}>"
 
     @overload
     def complete(
@@ -115,7 +122,7 @@ class Model:
             >>> session.text
             'It was a bright cold day'
         """
-        return Session(self.decode_session.sequence(), self.prompting)
+        return Session(self.decode_session.sequence(), self.prompting, self._drafting)
 
     def score(self, text: str, *, stride: int | None = None, progress: Callable[[int], object] | None = None) -> Score:
         """How likely the model finds a text, of any length from two tokens up.
@@ -165,8 +172,8 @@ class Model:
         return self.prompting.tokenizer.decode(check_ids(token_ids, self.bundle.manifest.architecture.vocab_size))
 
     def _pieces(self, generation: Generation) -> Generator[str]:
-        with self.decode_session.sequence() as state:
-            yield from decode_alone(state.step, generation, generation.prompt_ids)
+        with self.decode_session.sequence() as state, self._drafting.step(state, generation, ()) as step:
+            yield from decode_alone(step, generation, generation.prompt_ids)
 
     def _together(self, generations: list[Generation], batch_size: int) -> list[Completion]:
         """Longest prompts first, so that those read together are of one length, or nearly."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+PRECISIONS = ("fp32", "int8", "int4")
 MAX_THREADS = 1024
 MAX_BATCH_SIZE = 1024
 
@@ -53,6 +54,21 @@ def check_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
+
+
+def check_precision(value: object) -> str:
+    if isinstance(value, str) and value in PRECISIONS:
+        return value
+    raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {value!r}")
+
+
+def check_draft_precision(value: object, precision: str) -> str | None:
+    """One that is lower than `precision`, or None."""
+    lower = PRECISIONS[PRECISIONS.index(precision) + 1 :]
+    if value is None or (isinstance(value, str) and value in lower):
+        return value
+    allowed = " or ".join(map(repr, (None, *lower)))
+    raise ValueError(f"draft must be {allowed} where the precision is {precision!r}, got {value!r}")
 
 
 def check_device(value: object) -> str:

@@ -28,6 +28,8 @@ class GenerationOptions(TypedDict, total=False):
         texts. By default a new one a text.
     stop: A text, or a list of texts: the completion ends before the first one that is complete.
     ignore_eos: Generate past `<|endoftext|>`, which is then text like any other (default: False).
+    draft: Several tokens out of a run, where what follows can be guessed. By default in greedy texts alone in fp32,
+        whose tokens stay the same; True: in any, where tokens nearly as likely may change places; False: never.
     logprobs: Give each token's log-probability and this many of the most likely ones, from 0 up.
     """
 
@@ -41,6 +43,7 @@ class GenerationOptions(TypedDict, total=False):
     stop: str | list[str] | tuple[str, ...] | None
     ignore_eos: bool
     logprobs: int | None
+    draft: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class Settings:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    draft: bool | None = None
 
     @property
     def samples(self) -> bool:
@@ -105,4 +109,5 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "stop": check_stop,
     "ignore_eos": check_flag,
     "logprobs": partial(check_count, least=0),
+    "draft": check_flag,
 }

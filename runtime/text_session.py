@@ -1,13 +1,15 @@
 """A text that grows turn by turn, its keys and values kept between the turns."""
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Unpack
 
+from runtime.common_prefix import common_length
 from runtime.completion import Completion
 from runtime.decode_state import DecodeState
 from runtime.decoding import decode_alone
+from runtime.drafting import Drafting
 from runtime.generation import Generation
 from runtime.options import check_count, check_text
 from runtime.prompting import Prompting
@@ -18,7 +20,8 @@ from runtime.stream import Stream
 class Session:
     """A text so far, prompts and completions, which the next completion continues. Made by `Model.session`.
 
-    What comes out is what `Model.complete` gives for the whole text; what it costs is only what was not read before.
+    What comes out is what `Model.complete` gives for the whole text, in int8 and int4 but for their rounding; what it
+    costs is only what was not read before.
     Close it, or leave its `with` block, to give its cache back. A session serves one thread; a model serves many.
 
     Example:
@@ -29,11 +32,12 @@ class Session:
         True
     """
 
-    def __init__(self, lease: AbstractContextManager[DecodeState], prompting: Prompting) -> None:
+    def __init__(self, lease: AbstractContextManager[DecodeState], prompting: Prompting, drafting: Drafting) -> None:
         self._lease = lease
         self._state = lease.__enter__()
         self._closed = self._given_back = False
         self._prompting = prompting
+        self._drafting = drafting
         self._busy = threading.Lock()
         self._turn = 0
         self._text = ""
@@ -143,7 +147,8 @@ class Session:
             known = min(common_length(self._read, ids), len(ids) - 1)
             state.rewind(known)
             try:
-                yield from decode_alone(state.step, generation, ids[known:])
+                with self._drafting.step(state, generation, ids[:known]) as step:
+                    yield from decode_alone(step, generation, ids[known:])
             finally:
                 self._read = [*ids, *generation.token_ids][: state.length]
                 self._keep(generation)
@@ -159,9 +164,3 @@ class Session:
         hidden = len(tokenizer.decode(generation.token_ids)) - len(generation.text)
         self._text = text[: len(text) - hidden]
         self._ids = tokenizer.encode(self._text) if hidden else ids
-
-
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids at the beginning are the same."""
-    pairs = zip(one, other, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

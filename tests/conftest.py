@@ -32,6 +32,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def precise_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the shipped checkpoint in every precision; needs torch."""
+    from export.pipeline import export_bundle
+
+    folder = tmp_path_factory.mktemp("precise") / "novelist"
+    export_bundle(str(ROOT / "models" / "novelist"), folder, precisions=("fp32", "int8", "int4"))
+    return folder
+
+
 TINY = {"vocab_size": 8192, "n_positions": 96, "n_embd": 32, "n_layer": 3, "n_head": 4}
 
 

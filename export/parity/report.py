@@ -1,6 +1,6 @@
 """The verdict on a bundle: as data for its manifest, as a table for people."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from export.parity.greedy import Difference
+from export.parity.precision import Quality
 from runtime.manifest import Continuation
 
 FACTOR = 2.0
@@ -47,11 +48,17 @@ class Report:
     continuations: tuple[Continuation, ...]
     differences: tuple[Difference, ...]
     together: tuple[Difference, ...]
+    qualities: tuple[Quality, ...] = ()
 
     @property
     def passed(self) -> bool:
-        differences = self.differences + self.together
-        return all(row.passed for row in self.rows) and all(difference.passed for difference in differences)
+        verdicts: Sequence[Row | Difference | Quality] = (
+            *self.rows,
+            *self.differences,
+            *self.together,
+            *self.qualities,
+        )
+        return all(verdict.passed for verdict in verdicts)
 
     def worst(self, *key: str) -> list[Row]:
         """The worst row of each group of rows that agree in `key`, in order of first appearance."""
@@ -78,6 +85,7 @@ class Report:
                 "differences_side_by_side": [asdict(difference) for difference in self.together],
                 "probes": [asdict(probe) for probe in self.probes()],
             },
+            "precisions": [quality.as_manifest() for quality in self.qualities],
         }
 
     def probes(self) -> list[Continuation]:
@@ -88,6 +96,10 @@ class Report:
             for number, continuation in enumerate(self.continuations)
             if ends.get(number) != 0
         ]
+
+    def lines(self) -> list[str]:
+        """What the table does not show: greedy tokens, and what each precision costs."""
+        return [self.greedy_line(), *(quality.line() for quality in self.qualities)]
 
     def greedy_line(self) -> str:
         total, count = self.tokens(), len(self.continuations)

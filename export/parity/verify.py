@@ -1,12 +1,15 @@
 """Judge a bundle: PyTorch first, then each graph, one after the other so that they never share memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
+from export.codes import QuantizedWeights
 from export.parity.cases import Case, make_cases
 from export.parity.greedy import (
     PROMPTS,
@@ -26,10 +29,12 @@ from export.parity.outputs import (
     reference_outputs,
     worst_position_error,
 )
+from export.parity.precision import exact_graph, judge_quality, with_weights
 from export.parity.report import Report, Row
 from export.progress import Progress
+from export.quantization.recipe import Recipe
 from runtime.bundle import Bundle
-from runtime.decode_session import DecodeSession
+from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.manifest import Continuation
 from runtime.reference_session import ReferenceSession
 from runtime.tokenizer import Tokenizer
@@ -49,7 +54,18 @@ class Standard:
     noise: Noise
 
 
-def verify_bundle(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) -> Report:
+@dataclass(frozen=True)
+class Quantized:
+    """A precision of the bundle: how it was made, its weights, and texts [B, S] that it was not calibrated by."""
+
+    recipe: Recipe
+    weights: QuantizedWeights
+    texts: NDArray[np.int64]
+
+
+def verify_bundle(
+    bundle: Bundle, checkpoint: Checkpoint, progress: Progress, quantized: Sequence[Quantized] = ()
+) -> Report:
     """Judge every output tensor and the greedy tokens of `bundle` against its checkpoint in PyTorch."""
     architecture = bundle.manifest.architecture
     tokenizer = Tokenizer(bundle.folder / "tokenizer.json")
@@ -57,27 +73,34 @@ def verify_bundle(bundle: Bundle, checkpoint: Checkpoint, progress: Progress) ->
     text_ids = [token for prompt in prompts for token in prompt]
     cases = make_cases(text_ids, architecture.vocab_size, architecture.n_positions)
     progress("PyTorch in float32 and float64")
-    standards = measure_pytorch(checkpoint, cases)
+    standards = measure_pytorch(checkpoint.load_model(), cases)
     noise = largest_noise(standards)
     progress("the reference graph")
     rows = judge_reference(bundle, standards, noise)
     progress("the decode graph")
-    decode = DecodeSession(bundle.graph_path("decode"), architecture, device="cpu", threads=None)
-    rows += judge_decode(decode, standards, noise)
+    decode = open_decode_session(bundle)
+    rows += judge_decode("decode", decode, standards, noise)
     continuations = continue_prompts(decode, prompts, architecture.n_positions)
     together = continue_together(decode, continuations, tokenizer)
     del decode, standards
+    qualities = []
+    for part in quantized:
+        progress(f"the {part.recipe.precision} graphs")
+        rows += judge_weights(bundle, checkpoint, part, cases)
+        session = open_decode_session(bundle, precision=part.recipe.precision)
+        qualities.append(judge_quality(session, checkpoint.load_model(), part.weights, part.texts, part.recipe))
     progress("greedy tokens in PyTorch")
     return Report(
         tuple(rows),
         tuple(continuations),
         differences=judge_greedy(checkpoint, continuations),
         together=judge_together(checkpoint, continuations, together),
+        qualities=tuple(qualities),
     )
 
 
-def measure_pytorch(checkpoint: Checkpoint, cases: list[Case]) -> list[Standard]:
-    model = checkpoint.load_model()
+def measure_pytorch(model: GPT2LMHeadModel, cases: list[Case]) -> list[Standard]:
+    """`model` is in float32, and in float64 afterwards."""
     float32 = [pytorch_outputs(model, case) for case in cases]
     truth = as_truth(model)
     return [make_standard(case, float32.pop(0), pytorch_outputs(truth, case)) for case in cases]
@@ -108,13 +131,22 @@ def judge_reference(bundle: Bundle, standards: list[Standard], noise: Noise) -> 
     ]
 
 
-def judge_decode(session: DecodeSession, standards: list[Standard], noise: Noise) -> list[Row]:
+def judge_weights(bundle: Bundle, checkpoint: Checkpoint, part: Quantized, cases: list[Case]) -> list[Row]:
+    """The decode graph of a precision without rounded inputs, against PyTorch with its weights."""
+    standards = measure_pytorch(with_weights(checkpoint.load_model(), part.weights), cases)
+    precision = part.recipe.precision
+    with exact_graph(bundle.graph_path("decode", precision)) as path:
+        session = DecodeSession(path, bundle.manifest.architecture, device="cpu", threads=None)
+        return judge_decode(f"decode {precision}", session, standards, largest_noise(standards))
+
+
+def judge_decode(graph: str, session: DecodeSession, standards: list[Standard], noise: Noise) -> list[Row]:
     """All cases; the decode graph knows the rows of the padded one by their lengths, not by a mask."""
     return [
         row
         for standard in standards
         for row in compare(
-            "decode",
+            graph,
             standard,
             decode_outputs(session, standard.case),
             decoded(standard.truth, standard.case),

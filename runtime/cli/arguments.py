@@ -23,7 +23,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="a bundle; else GPT2_ONNX_MODEL, else models/gpt2")
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """What a model is loaded with."""
+    add_model(parser)
+    parser.add_argument("--precision", default="fp32", help="fp32, int8 or int4 (default: fp32)")
     parser.add_argument("--device", default="auto", help="auto or cpu (default: auto)")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cli import generation_options
-from runtime.cli.arguments import add_device, add_model, one_line, open_input
+from runtime.cli.arguments import add_loading, one_line, open_input
 from runtime.cli.progress import Bar, progress_bar
 from runtime.model import BATCH_SIZE
 
@@ -26,8 +26,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=BATCH_SIZE, metavar="N", help=f"prompts side by side (default: {BATCH_SIZE})"
     )
-    add_model(parser)
-    add_device(parser)
+    add_loading(parser)
     generation_options.add_to(parser)
     parser.set_defaults(run=run)
 
@@ -45,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
     check_settings(wanted)
     check_paths(options.file, options.output)
     with open_input(options.file) as lines:
-        model = kept_model(find_model(options.model), options.device)
+        model = kept_model(find_model(options.model), options.precision, options.device)
         total = count_lines(options.file)
-        jobs = read_jobs(lines, model.prompting, Defaults(model.bundle.manifest.source.weights_sha256, wanted))
+        jobs = read_jobs(lines, model.prompting, Defaults(identity(model), wanted))
         with closing(BatchOutput(options.output)) as output:
             if options.force:
                 output.begin_again()
@@ -58,6 +57,12 @@ def run(options: argparse.Namespace) -> int:
                     write(job, output, tally, bar)
     print(f"gpt2-onnx: {tally}, in {options.output}", file=sys.stderr)
     return 1 if tally.bad else 0
+
+
+def identity(model: Any) -> str:
+    """What of a model decides its texts."""
+    weights: str = model.bundle.manifest.source.weights_sha256
+    return weights if model.precision == "fp32" else f"{weights} {model.precision}"
 
 
 def write(job: Any, output: Any, tally: Any, bar: Bar) -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from runtime.cli import generation_options
-from runtime.cli.arguments import add_device, add_model, read_utf8
+from runtime.cli.arguments import add_loading, read_utf8
 
 
 def add_to(commands: Any) -> None:
@@ -14,8 +14,7 @@ def add_to(commands: Any) -> None:
         "complete", help="continue a prompt", description="Continue a prompt, showing text as it is generated."
     )
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads standard input")
-    add_model(parser)
-    add_device(parser)
+    add_loading(parser)
     parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
     generation_options.add_to(parser)
     parser.set_defaults(run=run)
@@ -23,7 +22,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the continuation alone, or everything about it as JSON."""
-    from runtime.default_model import complete, kept_model
+    from runtime.default_model import kept_model
     from runtime.loading import find_model
     from runtime.settings import check_settings
 
@@ -32,10 +31,11 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--logprobs are shown in JSON alone; add --json")
     check_settings(wanted)
     prompt = read_prompt(options.prompt)
+    model = kept_model(find_model(options.model), options.precision, options.device)
     if options.json:
-        print(json.dumps(complete(prompt, model=options.model, device=options.device, **wanted).as_dict()))
+        print(json.dumps(model.complete(prompt, **wanted).as_dict()))
     else:
-        show(kept_model(find_model(options.model), options.device).stream(prompt, **wanted))
+        show(model.stream(prompt, **wanted))
     return 0
 
 

@@ -22,6 +22,7 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, metavar="N", help="sample the same text each time")
     add("--stop", action="append", metavar="TEXT", help=r"end before this text; may be repeated ($'\n' is a line end)")
     add("--ignore-eos", action="store_true", help="generate past <|endoftext|>")
+    add("--draft", action=argparse.BooleanOptionalAction, help="several tokens out of a run (default: greedy in fp32)")
     add("--logprobs", type=int, metavar="K", help="log-probabilities of each token and the K likeliest, in JSON")
 
 

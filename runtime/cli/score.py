@@ -5,7 +5,7 @@ import json
 import time
 from typing import Any
 
-from runtime.cli.arguments import add_device, add_model, read_utf8
+from runtime.cli.arguments import add_loading, read_utf8
 from runtime.cli.progress import progress_bar
 
 
@@ -16,8 +16,7 @@ def add_to(commands: Any) -> None:
         description="Print the perplexity of a text of any length, in windows of the model's context.",
     )
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text; - reads standard input")
-    add_model(parser)
-    add_device(parser)
+    add_loading(parser)
     parser.add_argument(
         "--stride", type=int, metavar="N", help="tokens between two windows (default: half the context)"
     )
@@ -31,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.loading import find_model
 
     text = read_utf8(options.file)
-    model = kept_model(find_model(options.model), options.device)
+    model = kept_model(find_model(options.model), options.precision, options.device)
     started = time.perf_counter()
     with progress_bar("scoring", "token", len(model.encode(text)) - 1) as bar:
         score = model.score(text, stride=options.stride, progress=bar.update)

@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
         check_hash(bundle.folder / name, record)
         report(f"  {name:<28} {record.size:>15,} bytes  ok")
     report(f"  {len(bundle.manifest.files)} files in {time.perf_counter() - started:.1f} s")
-    bundle.graph_path("reference")
+    for graph in bundle.manifest.graphs:
+        bundle.graph_path(graph.kind, graph.precision)
     tokens, replayed = replay(bundle)
     parity = bundle.manifest.parity.get("passed") is True
     passed = parity and 0 < tokens == replayed
@@ -43,11 +44,11 @@ def run(options: argparse.Namespace) -> int:
 
 def replay(bundle: Any) -> tuple[int, int]:
     """(greedy tokens in the manifest, how many of them are said again before the first that differs)."""
-    from runtime.decode_session import DecodeSession
+    from runtime.decode_session import open_decode_session
     from runtime.replay import greedy_tokens
 
     probes = bundle.manifest.probes()
-    session = DecodeSession(bundle.graph_path("decode"), bundle.manifest.architecture, device="cpu", threads=None)
+    session = open_decode_session(bundle)
     total = equal = 0
     for probe in probes:
         total += len(probe.token_ids)

@@ -70,7 +70,7 @@ def test_wrong_usage_is_one_line(arguments, code, message, tmp_path):
     ("defect", "seen"),
     [
         ("import export.decode_graph as g; g.attention_scale = lambda config, layer: 0.999 / 8 ** 0.5", "decode"),
-        ("import export.decode_graph as g; g.ACTIVATIONS = {'gelu_new': 'BiasGelu'}", "decode"),
+        ("import export.decode_graph as g; g.ACTIVATIONS = {'gelu_new': 'Gelu'}", "decode"),
         (OTHER_EPSILON, "reference"),
     ],
 )

@@ -190,6 +190,12 @@ def shipped(novelist: Path, bundle: Path) -> Pair:
 
 
 @pytest.fixture(scope="session")
+def precise(novelist: Path, precise_bundle: Path) -> Pair:
+    """The shipped checkpoint and its bundle in every precision."""
+    return Pair(novelist, precise_bundle)
+
+
+@pytest.fixture(scope="session")
 def model(shipped: Pair) -> runtime.Model:
     return runtime.load(shipped.bundle, device="cpu")
 

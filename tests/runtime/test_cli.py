@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -70,7 +71,8 @@ def test_complete_reads_standard_input_as_utf8_whatever_the_locale(cli, model, b
 def test_json_can_be_read_whatever_standard_output_can_carry(monkeypatch, encoding):
     """Where it is no terminal, Windows gives it the code page of the machine."""
     text, stdout = "— 😀 “\ufffd”", io.BytesIO()
-    monkeypatch.setattr("runtime.default_model.complete", lambda *_, **__: runtime.Completion(text, (1,), "length", 1))
+    model = SimpleNamespace(complete=lambda *_, **__: runtime.Completion(text, (1,), "length", 1))
+    monkeypatch.setattr("runtime.default_model.kept_model", lambda *_: model)
     monkeypatch.setattr(sys, "argv", ["gpt2-onnx", "complete", "x", "--json"])
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stdout, encoding=encoding))
     with pytest.raises(SystemExit) as ended:

@@ -78,7 +78,7 @@ def test_a_cache_comes_back_from_a_caller_that_failed(session, probe):
 def test_what_lay_in_the_memory_of_a_cache_is_never_seen(session, probes, chunk):
     with session.sequence() as sequence:
         sequence.advance([1])
-        for array in sequence._graph._cache:
+        for array in sequence._forward.cache.arrays:
             array.fill(np.nan)
     for probe in probes:
         with session.sequence() as again:
@@ -89,7 +89,7 @@ def test_what_lay_in_the_memory_of_a_cache_is_never_seen(session, probes, chunk)
 
 def test_what_lay_in_the_memory_of_a_batch_is_never_seen(session, probes):
     batch = session.batch(len(probes))
-    for array in batch._graph._cache:
+    for array in batch._forward.cache.arrays:
         array.fill(np.nan)
     tokens, logits = batch.admit([probe.prompt_ids for probe in probes])  # of different lengths
     found = [tokens.copy()]

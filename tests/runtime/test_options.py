@@ -22,6 +22,7 @@ TAKEN = {
     "stop": ["x", "x" * 10_000, "😀", "\n", ["x"], ("x", "y"), [], ()],
     "ignore_eos": [True, False],
     "logprobs": [0, 1, 20],
+    "draft": [True, False],
 }
 BEYOND = {  # and the words of the range
     "max_new_tokens": (["at least 1"], [0, -1, -(10**30)]),
@@ -43,6 +44,7 @@ WRONG = {
     "max_new_tokens": [*WRONG_INTEGERS, None],
     "stop": [3, True, b"x", {"x"}, {"x": 1}, iter("x"), [3], ["x", None], ("x", b"y"), [["x"]]],
     "ignore_eos": [0, 1, "True", None, np.bool_(True), []],
+    "draft": [0, 1, "True", np.bool_(True), []],
 }
 OFF = [name for name in TAKEN if name not in ("max_new_tokens", "ignore_eos")]
 
@@ -69,7 +71,7 @@ def calls(model, bundle):
 
 def test_the_tables_here_have_every_option():
     assert set(TAKEN) == set(GenerationOptions.__annotations__)
-    assert set(BEYOND) == set(TAKEN) - {"stop", "ignore_eos"}
+    assert set(BEYOND) == set(TAKEN) - {"stop", "ignore_eos", "draft"}
     assert set(WRONG) == set(TAKEN)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from runtime.decode_state import DecodeState
+from runtime.drafting import Drafting
 from runtime.text_session import Session
 
 
@@ -51,7 +52,7 @@ def scripted(model, manifest):
 
     def open_session(token_ids):
         state = FakeState(manifest["architecture"]["vocab_size"], token_ids)
-        return Session(nullcontext(state), model.prompting)
+        return Session(nullcontext(state), model.prompting, Drafting(exact=False))
 
     return open_session
 

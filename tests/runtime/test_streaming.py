@@ -277,7 +277,7 @@ def test_nothing_is_computed_before_it_is_asked_for(fresh, probe, runs):
 
 
 def test_a_piece_costs_the_runs_of_its_own_tokens(model, probe, runs, vocabulary):
-    stream = model.stream(probe.prompt, max_new_tokens=40)
+    stream = model.stream(probe.prompt, max_new_tokens=40, draft=False)
     shown = ""
     for piece in stream:
         shown += piece

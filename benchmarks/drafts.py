@@ -1,0 +1,143 @@
+"""What drafting gives and what it costs: several tokens out of one run, the same tokens.
+
+    python benchmarks/drafts.py                 # a seeded GPT-2 small, and the shipped checkpoint
+    python benchmarks/drafts.py --json
+
+Each text once plainly and once drafted, in turns: greedy continuations, which repeat themselves, drafted from the text
+alone and with int4's help; and a novel that the model is made to read a token at a time, which does not repeat itself.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from figures import machine, ratios, spread
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from seeded import ROOT, exported, seeded_checkpoint
+
+import runtime
+from runtime.draft_model import DraftModel
+from runtime.drafted_step import DraftedStep
+from runtime.prompt_lookup import PromptLookup
+
+PROMPTS = (
+    "It was a bright cold day in April, and the clocks were striking thirteen.",
+    "The old house stood at the end of the lane, and",
+    "He opened the letter slowly and",
+    '"I do not believe a word of it," said',
+    "In the year 1897 the city of London",
+    "Once upon a time there was a little girl who",
+)
+NOVEL = ROOT.parent / "shared" / "corpus" / "The-War-of-the-Worlds_36.txt"
+
+
+def main() -> None:
+    options = parse_arguments()
+    results = {}
+    for checkpoint in options.checkpoint or (seeded_checkpoint("small"), ROOT / "models" / "novelist"):
+        bundle = exported(checkpoint, ["fp32", "int4"])
+        for name, draft in (("the text itself", None), ("the text itself, then int4", "int4")):
+            model = runtime.load(bundle, draft=draft, threads=options.threads)
+            results[f"{checkpoint.name}, greedy, drafted by {name}"] = measure(model, greedy_turns(model, options))
+        if NOVEL.exists():
+            results[f"{checkpoint.name}, a novel read"] = measure(model, novel_turns(model, options))
+    if options.json:
+        print(json.dumps({"machine": machine("onnxruntime"), "results": results}, indent=2))
+        return
+    console = Console(width=120)
+    console.print(f"float32, {options.tokens} tokens a text, {options.threads} threads\n{machine('onnxruntime')}\n")
+    console.print(make_table(results))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, action="append", help="a checkpoint folder; may be repeated")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of a text (default: 128)")
+    parser.add_argument("--threads", type=int, default=None, help="default: all there are")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+class Tally:
+    """How many ids each kind of drafter has drafted, and how many of them were right."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, list[int]] = {}
+        for kind in (PromptLookup, DraftModel):
+            kind.judge = self.counting(kind.__name__, kind.judge)
+
+    def counting(self, name: str, judge):
+        def count(drafter, drafted: int, accepted: int) -> None:
+            counts = self.counts.setdefault(name, [0, 0])
+            counts[0] += drafted
+            counts[1] += accepted
+            judge(drafter, drafted, accepted)
+
+        return count
+
+
+TALLY = Tally()
+
+
+def measure(model: runtime.Model, turns: Iterator[tuple[float, float, bool]]) -> dict:
+    """Tokens per second of both ways, whether they said the same, and how many drafted ids were right."""
+    TALLY.counts.clear()
+    pairs = list(track(turns, description=f"{model.bundle.folder.name}", console=Console(stderr=True)))[1:]
+    plain, drafted, same = zip(*pairs, strict=True)
+    return {"plain": plain, "drafted": drafted, "same": all(same), "right": dict(TALLY.counts)}
+
+
+def greedy_turns(model: runtime.Model, options: argparse.Namespace) -> Iterator[tuple[float, float, bool]]:
+    settings = {"max_new_tokens": options.tokens, "ignore_eos": True}
+    for prompt in (PROMPTS[0], *PROMPTS):
+        plain, slow = timed(partial(model.complete, prompt, draft=False, **settings))
+        drafted, fast = timed(partial(model.complete, prompt, **settings))
+        yield options.tokens / slow, options.tokens / fast, plain == drafted
+
+
+def novel_turns(model: runtime.Model, options: argparse.Namespace) -> Iterator[tuple[float, float, bool]]:
+    """Passages given a token at a time, whatever the model would have said."""
+    ids = model.encode(NOVEL.read_text(encoding="utf-8")[20_000:80_000])
+    for start in range(0, 7 * 2 * options.tokens, 2 * options.tokens):
+        passage = ids[start : start + 2 * options.tokens]
+        slow, fast = (read_through(model, passage, options.tokens, drafted=drafted) for drafted in (False, True))
+        yield options.tokens / slow, options.tokens / fast, True
+
+
+def read_through(model: runtime.Model, ids: list[int], count: int, *, drafted: bool) -> float:
+    """Seconds for the last `count` of `ids`."""
+    with model.decode_session.sequence() as state:
+        step = DraftedStep(state, [PromptLookup()], (), len(ids)) if drafted else state.step
+        step(ids[:-count])
+        return timed(lambda: [step([token]) for token in ids[-count:]])[1]
+
+
+def timed(work) -> tuple[object, float]:
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
+
+
+def make_table(results: dict[str, dict]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("tokens per second, median (min to max)", "plain", "drafted", "times", "right", "same tokens"):
+        table.add_column(heading, justify="left" if heading.startswith("tokens") else "right")
+    for name, found in results.items():
+        table.add_row(
+            name,
+            spread(found["plain"]),
+            spread(found["drafted"]),
+            spread(ratios(found["drafted"], found["plain"])),
+            ", ".join(f"{right / drafted:.0%} of {drafted:,}" for drafted, right in found["right"].values()),
+            "yes" if found["same"] else "NO",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

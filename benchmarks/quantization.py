@@ -1,0 +1,206 @@
+"""Which method, block and embedding int4 and int8 are made with, by what each loses on the two held-out books.
+
+    pip install -r benchmarks/requirements/quantization.txt     # for ONNX Runtime's own quantizers
+    python benchmarks/quantization.py                           # the shipped checkpoint; about ten minutes
+
+Every row is a decode graph that is really run, inputs rounded to int8 as in serving. ONNX Runtime's quantizers leave
+embedding and `lm_head` in float32, and so does the row of ours that stands beside them. Perplexity decides little, as
+noise may improve it; the Kullback-Leibler divergence from float32's distribution tells how much is lost.
+"""
+
+import argparse
+import json
+import logging
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from figures import machine
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from seeded import ROOT
+
+import export.quantization.quantize as quantizing
+from export.architecture import describe
+from export.bundle_writer import copy_weights
+from export.checkpoint import Checkpoint, find_checkpoint
+from export.codes import QuantizedWeights
+from export.decode_graph import build_decode_graph
+from export.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
+from export.quantization.calibration import CALIBRATION, own_texts
+from export.quantization.recipe import RECIPES, Recipe
+from export.quantized_weights import write_quantized
+from runtime.decode_session import DecodeSession
+from runtime.logprobs import log_softmax
+from runtime.manifest import Architecture
+from runtime.tokenizer import Tokenizer
+
+BOOKS = ("The-War-of-the-Worlds_36", "Emma_158")
+TOKENS = 16_000  # of each
+PLAIN_ROUNDING = 1e9  # as damping: nothing is made good
+WEIGHTS = "model.onnx_data"
+
+
+class FloatEmbedding(BlockLinear):
+    """Blocks in codes, embedding and `lm_head` in float32."""
+
+    embed = FloatLinear.embed
+    lm_head = FloatLinear.lm_head
+
+
+def main() -> None:
+    options = parse_arguments()
+    checkpoint = find_checkpoint(str(options.checkpoint))
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(checkpoint, Path(folder))
+        rows = []
+        for name, path in bench.graphs():
+            rows.append({"method": name, "books": bench.compare(path)})
+            print(rows[-1], file=sys.stderr)
+    if options.json:
+        print(json.dumps({"machine": machine("onnxruntime"), "rows": rows}, indent=2))
+        return
+    Console(width=120).print(make_table(rows))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "models" / "novelist")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+class Bench:
+    """A checkpoint, its calibration texts, the held-out books, and graphs made in a folder."""
+
+    def __init__(self, checkpoint: Checkpoint, folder: Path) -> None:
+        self.checkpoint, self.folder = checkpoint, folder
+        self.stored, parameters = copy_weights(checkpoint, folder)
+        self.architecture: Architecture = describe(checkpoint.config, parameters)
+        build_decode_graph(checkpoint.config, FloatLinear(), self.stored, self.float32(), WEIGHTS)
+        self.texts = own_texts(checkpoint, folder, lambda _: None)[:CALIBRATION]
+        tokenizer = Tokenizer(checkpoint.folder / "tokenizer.json")
+        books = [ROOT.parent / "shared" / "corpus" / f"{book}.txt" for book in BOOKS]
+        texts = [book.read_text(encoding="utf-8-sig") for book in books]
+        self.books = [tokenizer.encode(text[len(text) // 8 :])[:TOKENS] for text in texts]  # behind title and contents
+        self.true = self.session(self.float32())
+
+    def float32(self) -> Path:
+        return self.folder / "onnx" / "decode.onnx"
+
+    def session(self, path: Path) -> DecodeSession:
+        return DecodeSession(path, self.architecture, device="cpu", threads=None)
+
+    def compare(self, path: Path) -> list[dict[str, float]]:
+        """Of each book: what it costs of perplexity, the divergence, and how often the likeliest token is the same."""
+        session = self.session(path)
+        return [compare(self.true, session, ids, self.architecture.n_positions) for ids in self.books]
+
+    def graphs(self) -> Iterator[tuple[str, Path]]:
+        """(what was done, the graph) one after the other, each in the place of the one before."""
+        int4, int8 = RECIPES["int4"], RECIPES["int8"]
+        for block in (32, 128):
+            yield f"int4, ONNX Runtime's RTN, block {block}, embedding fp32", self.library("rtn", block)
+            yield f"int4, ONNX Runtime's HQQ, block {block}, embedding fp32", self.library("hqq", block)
+        yield "int4, ONNX Runtime's k-quant, block 32, embedding fp32", self.library("k_quant", 32)
+        for block in (32, 128):
+            recipe = replace(int4, block=block, embedding_bits=8)
+            yield f"int4, GPTQ, block {block}, embedding fp32", self.ours(recipe, linear=FloatEmbedding)
+        for block in (32, 128):
+            for bits in (4, 8):
+                recipe = replace(int4, block=block, embedding_bits=bits)
+                yield f"int4, fitted rounding, block {block}, embedding int{bits}", self.ours(recipe, PLAIN_ROUNDING)
+                yield f"int4, GPTQ, block {block}, embedding int{bits}", self.ours(recipe)
+        for block in (32, 128):
+            yield f"int8, GPTQ, block {block}, embedding int8", self.ours(replace(int8, block=block))
+        yield "int8, GPTQ, a scale an output, embedding int8", self.ours(int8)
+        yield "int8, the same, integer products", self.ours(int8, linear=IntegerLinear)
+
+    def ours(
+        self, recipe: Recipe, damping: float = quantizing.DAMPING, linear: Callable[..., Linear] = BlockLinear
+    ) -> Path:
+        usual, quantizing.DAMPING = quantizing.DAMPING, damping
+        weights: QuantizedWeights = quantizing.quantize_checkpoint(self.checkpoint, self.texts, recipe, lambda _: None)
+        quantizing.DAMPING = usual
+        if linear is FloatEmbedding:
+            wte = self.checkpoint.load_model().transformer.wte.weight.detach()
+            weights = replace(weights, tensors={**weights.tensors, "transformer.wte.weight": wte})
+        path = self.folder / "ours.onnx"
+        stored = write_quantized(weights, self.folder / "ours.onnx_data")
+        build_decode_graph(self.checkpoint.config, linear(weights.matrices), stored, path, "ours.onnx_data")
+        return path
+
+    def library(self, method: str, block: int) -> Path:
+        """One of ONNX Runtime's own, on the float32 graph."""
+        from onnxruntime.quantization import matmul_nbits_quantizer as library
+
+        settings = {
+            "rtn": library.DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True, accuracy_level=4),
+            "hqq": library.HQQWeightOnlyQuantConfig(block_size=block),
+            "k_quant": library.KQuantWeightOnlyQuantConfig(),
+        }
+        quantizer = library.MatMulNBitsQuantizer(
+            onnx.load(self.float32()), block_size=block, accuracy_level=4, algo_config=settings[method]
+        )
+        quantizer.process()
+        path = self.folder / "library.onnx"
+        quantizer.model.save_model_to_file(str(path), use_external_data_format=False)
+        set_accuracy_level(path)
+        return path
+
+
+def set_accuracy_level(path: Path) -> None:
+    """Some of the library's methods leave it out, and with it int8 arithmetic."""
+    proto = onnx.load(path)
+    for node in proto.graph.node:
+        if node.op_type == "MatMulNBits" and not any(known.name == "accuracy_level" for known in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("accuracy_level", 4))
+    onnx.save(proto, path)
+
+
+def compare(true: DecodeSession, session: DecodeSession, ids: list[int], context: int) -> dict[str, float]:
+    """In windows of one context, without overlap."""
+    parts = [compare_window(true, session, ids[start : start + context]) for start in range(0, len(ids) - 1, context)]
+    lost, divergence, same = (np.concatenate(part) for part in zip(*parts, strict=True))
+    cost = math.exp(lost.mean()) - 1
+    return {"cost": cost, "divergence": float(divergence.mean()), "same": float(same.mean())}
+
+
+def compare_window(true: DecodeSession, session: DecodeSession, ids: list[int]) -> tuple[np.ndarray, ...]:
+    """Of each token: what it lost of log-probability, the divergence, and whether the likeliest is the same."""
+    expected, found = (read(one, ids) for one in (true, session))
+    targets = np.arange(len(ids) - 1), ids[1:]
+    divergence = (np.exp(expected) * (expected - found)).sum(axis=1)
+    return expected[targets] - found[targets], divergence, expected.argmax(axis=1) == found.argmax(axis=1)
+
+
+def read(session: DecodeSession, ids: list[int]) -> np.ndarray:
+    """Log-probabilities [S - 1, V]."""
+    with session.sequence() as state:
+        return log_softmax(state.read(ids[:-1], last=len(ids) - 1)[1])
+
+
+def make_table(rows: list[dict]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", *(f"{book.partition('_')[0].replace('-', ' ')}\nperplexity" for book in BOOKS)):
+        table.add_column(heading, justify="right" if heading else "left")
+    for heading in ("divergence\nin millinats", "same likeliest\ntoken"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        costs = [f"{book['cost']:+.2%}" for book in row["books"]]
+        divergence, same = (np.mean([book[name] for book in row["books"]]) for name in ("divergence", "same"))
+        table.add_row(row["method"], *costs, f"{1000 * divergence:.1f}", f"{same:.1%}")
+    return table
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    logging.disable(logging.INFO)  # the library's, a line a node
+    main()

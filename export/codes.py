@@ -1,0 +1,98 @@
+"""A matrix as small integers and scales, in the layout of ONNX Runtime's MatMulNBits and GatherBlockQuantized.
+
+Documented in its ContribOperators.md: a weight is (code - 2^(bits - 1)) * scale; a scale is shared by the `block`
+weights of one output that lie next to each other along the input; two 4-bit codes make a byte, the lower first.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+LEAST_BLOCK, MOST_BLOCK = 16, 128  # of the kernels
+SHRINK = torch.linspace(0.7, 1.1, 33)  # tried for each scale, relative to that which just covers the block
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """`codes` [N, K] uint8, `scales` [N, K / block] float32, for a matrix of N outputs and K inputs."""
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    bits: int
+
+    @property
+    def block(self) -> int:
+        return int(self.codes.shape[1] // self.scales.shape[1])
+
+    @property
+    def scale_an_output(self) -> bool:
+        """Whether all weights of an output share a scale."""
+        return bool(self.scales.shape[1] == 1)
+
+    @property
+    def kernel_block(self) -> int:
+        """What the kernels are told, whose blocks are powers of two: where an output has one scale, it is repeated."""
+        return largest_block(self.block, MOST_BLOCK)
+
+    def kernel_scales(self) -> NDArray[np.float32]:
+        """[N, K / kernel_block]"""
+        return np.repeat(self.scales, self.block // self.kernel_block, axis=1)
+
+    def output_sums(self) -> NDArray[np.float32]:
+        """The sum [N] of each output's weights."""
+        sums: NDArray[np.float32] = self.dequantized().double().sum(dim=1).float().numpy()
+        return sums
+
+    def dequantized(self) -> torch.Tensor:
+        """The weights [N, K] that the codes stand for."""
+        values = self.codes.astype(np.float32) - 2 ** (self.bits - 1)
+        return torch.from_numpy(values * np.repeat(self.scales, self.block, axis=1))
+
+    def packed(self) -> NDArray[np.uint8]:
+        """Codes [N, K * bits / 8]."""
+        return self.codes if self.bits == 8 else self.codes[:, 0::2] | self.codes[:, 1::2] << np.uint8(4)
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """A whole model, by the checkpoint's names: matrices as codes, and everything else in float32."""
+
+    matrices: dict[str, QuantizedMatrix]
+    tensors: dict[str, torch.Tensor]
+
+
+def largest_block(inputs: int, most: int) -> int:
+    """The largest power of two, at most `most`, that divides the number of inputs."""
+    return min(most, inputs & -inputs)
+
+
+def fit_scales(weights: torch.Tensor, bits: int) -> torch.Tensor:
+    """The scale [..., 1] of each block [..., block] that leaves the smallest squared error.
+
+    A block's largest weight may get the one code more that the negative side has, so that a scale may be negative.
+    """
+    largest = weights.gather(-1, weights.abs().argmax(-1, keepdim=True))
+    covering = -largest / 2 ** (bits - 1)
+    covering[covering == 0] = 1.0
+    best: torch.Tensor = covering
+    best_error = torch.full_like(covering, torch.inf)
+    for factor in (*SHRINK, *-SHRINK):
+        scales = covering * factor
+        error = (round_to_codes(weights, scales, bits) * scales - weights).square().sum(-1, keepdim=True)
+        best, best_error = torch.where(error < best_error, scales, best), torch.minimum(error, best_error)
+    return best
+
+
+def round_to_codes(weights: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    """Signed codes, from -2^(bits - 1) to 2^(bits - 1) - 1, as floating-point numbers."""
+    half = 2 ** (bits - 1)
+    codes: torch.Tensor = torch.clamp(torch.round(weights / scales), -half, half - 1)
+    return codes
+
+
+def as_quantized(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> QuantizedMatrix:
+    """From signed codes [N, K] and scales [N, K / block]."""
+    unsigned = (codes + 2 ** (bits - 1)).to(torch.uint8)
+    return QuantizedMatrix(unsigned.numpy(), scales.float().numpy(), bits)

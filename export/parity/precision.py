@@ -1,0 +1,153 @@
+"""Judge a precision: that its graph computes what its weights say, and what those cost.
+
+The first is parity as for float32, against the checkpoint with the weights that the codes stand for, in the served
+graph but for `accuracy_level`, so that inputs are not rounded to int8. The second is the perplexity of texts that
+nothing was calibrated by, as the served graphs read them: all at once, and token by token.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
+from transformers import GPT2LMHeadModel
+
+from export.codes import QuantizedWeights
+from export.parity.outputs import normwise_error
+from export.quantization.quantize import LM_HEAD, WTE
+from export.quantization.recipe import Recipe
+from runtime.decode_session import DecodeSession
+from runtime.decode_state import DecodeState
+from runtime.scoring import target_logprobs
+
+MOST_ROUNDING = 0.03  # over twice what was seen; scales off by 5 % are beyond it
+FLOAT32_ARITHMETIC = 1  # of MatMulNBits' accuracy_level
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Perplexities of the same texts: PyTorch's in float32, the graphs' reading all at once and token by token.
+
+    `agreement` is the part of the places where the most likely id is PyTorch's. `rounding` is what comes of rounding
+    inputs: how far the logits read all at once are from PyTorch's with the weights that the codes stand for, relative.
+    """
+
+    precision: str
+    float32: float
+    at_once: float
+    token_by_token: float
+    agreement: float
+    rounding: float
+    most_cost: float
+
+    @property
+    def cost(self) -> float:
+        """The larger of the two, relative to float32."""
+        return max(self.at_once, self.token_by_token) / self.float32 - 1
+
+    @property
+    def passed(self) -> bool:
+        return self.cost <= self.most_cost and self.rounding <= MOST_ROUNDING
+
+    def line(self) -> str:
+        return (
+            f"{self.precision}: perplexity {self.cost:+.2%} over float32's {self.float32:.2f} (at most "
+            f"{self.most_cost:.0%}), "
+            f"logits {self.rounding:.2%} off by rounded inputs (at most {MOST_ROUNDING:.0%}), "
+            f"{self.agreement:.1%} of the likeliest tokens the same: {'pass' if self.passed else 'FAIL'}"
+        )
+
+    def as_manifest(self) -> dict[str, Any]:
+        return {**asdict(self), "cost": self.cost, "passed": self.passed}
+
+
+def with_weights(model: GPT2LMHeadModel, weights: QuantizedWeights) -> GPT2LMHeadModel:
+    """`model` itself, with what the codes stand for and the tensors beside them."""
+    matrices = {name: matrix.dequantized() for name, matrix in weights.matrices.items()}
+    as_stored = {name: matrix if name in (WTE, LM_HEAD) else matrix.T for name, matrix in matrices.items()}
+    with torch.no_grad():
+        for name, tensor in {**weights.tensors, **as_stored}.items():
+            model.get_parameter(name).copy_(tensor)
+    return model
+
+
+@contextmanager
+def exact_graph(path: Path) -> Iterator[Path]:
+    """Lend the graph at `path` with float32 arithmetic, beside it."""
+    proto = onnx.load(path, load_external_data=False)
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = FLOAT32_ARITHMETIC
+    exact = path.with_suffix(".exact.onnx")
+    onnx.save(proto, exact)
+    try:
+        yield exact
+    finally:
+        exact.unlink()
+
+
+def judge_quality(
+    session: DecodeSession, model: GPT2LMHeadModel, weights: QuantizedWeights, texts: Ids, recipe: Recipe
+) -> Quality:
+    """`model` is the checkpoint in float32, and has the codes' weights afterwards; `texts` [B, S]."""
+    expected, float32 = most_likely(model, texts), math.exp(loss(model, torch.from_numpy(texts)))
+    read = [read_text(session, text.tolist()) for text in texts]
+    at_once, by_token, ids = zip(*read, strict=True)
+    with_weights(model, weights)
+    return Quality(
+        recipe.precision,
+        float32=float32,
+        at_once=math.exp(-np.mean(at_once)),
+        token_by_token=math.exp(-np.mean(by_token)),
+        agreement=float((np.array(ids) == expected).mean()),
+        rounding=max(rounding_error(session, model, text) for text in texts),
+        most_cost=recipe.most_cost,
+    )
+
+
+@torch.no_grad()
+def loss(model: GPT2LMHeadModel, texts: torch.Tensor) -> float:
+    """The mean negative log-probability of a token of `texts` [B, S]."""
+    return float(np.mean([cross_entropy(model(text[None, :-1]).logits[0], text[1:]).item() for text in texts]))
+
+
+@torch.no_grad()
+def most_likely(model: GPT2LMHeadModel, texts: Ids) -> Ids:
+    """The id [B, S - 1] that `model` expects behind each but the last."""
+    ids: Ids = torch.cat([model(torch.from_numpy(text[None, :-1])).logits.argmax(-1) for text in texts]).numpy()
+    return ids
+
+
+@torch.no_grad()
+def rounding_error(session: DecodeSession, model: GPT2LMHeadModel, text: Ids) -> float:
+    """Of the logits of a text read all at once, each less its mean, which no probability sees."""
+    truth = model(torch.from_numpy(text[None])).logits[0].numpy()
+    with session.sequence() as state:
+        _, logits = state.read(text.tolist(), last=len(text))
+    return normwise_error(*(array - array.mean(axis=1, keepdims=True) for array in (logits, truth)))
+
+
+def read_text(session: DecodeSession, ids: Sequence[int]) -> tuple[list[float], list[float], list[int]]:
+    """Log-probabilities of ids[1:], read all at once and token by token; the most likely ids, token by token."""
+    with session.sequence() as state:
+        _, logits = state.read(ids[:-1], last=len(ids) - 1)
+        at_once = target_logprobs(logits, ids[1:])
+        state.rewind(0)
+        steps = [step(state, *pair) for pair in pairwise(ids)]
+    return at_once, [logprob for logprob, _ in steps], [expected for _, expected in steps]
+
+
+def step(state: DecodeState, token: int, following: int) -> tuple[float, int]:
+    """(log-probability of `following` behind `token`, the most likely id there)."""
+    expected, logits = state.step([token])
+    return target_logprobs(logits[None], [following])[0], expected

@@ -1,0 +1,1 @@
+"""Weights in fewer bits: which codes stand for them, and what the codes cost."""

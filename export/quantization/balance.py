@@ -1,0 +1,35 @@
+"""SmoothQuant (Xiao et al. 2022, arXiv:2211.10438): a norm gives less where it gives most, weights make up for it.
+
+A row of inputs is rounded with one step, so that one large channel costs all the others their digits. Dividing a
+channel in the norm and multiplying its weights changes nothing but that.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from export.quantization.inputs import watching
+
+NORMED = {"ln_1": "attn.c_attn", "ln_2": "mlp.c_fc"}  # a norm, and the one matrix that it feeds
+STRENGTH = 0.5  # 0 leaves the inputs as they are, 1 makes all channels equally large
+LEAST = 1e-5
+
+
+def balance(block: nn.Module, hidden: Sequence[Tensor]) -> None:
+    """Balance a block by what it is given, [B, S, C] each; what it computes stays the same."""
+    largest = {name: torch.zeros(()) for name in NORMED.values()}
+
+    def see(name: str, rows: Tensor) -> None:
+        largest[name] = torch.maximum(largest[name], rows.abs().amax(dim=0))
+
+    with watching({name: block.get_submodule(name) for name in largest}, see):
+        for part in hidden:
+            block(part)
+    for norm, linear in NORMED.items():
+        weight = block.get_parameter(f"{linear}.weight")  # [K, N]
+        factors = largest[linear].clamp(min=LEAST) ** STRENGTH
+        factors /= weight.abs().amax(dim=1).clamp(min=LEAST) ** (1 - STRENGTH)
+        weight.mul_(factors[:, None])
+        for parameter in block.get_submodule(norm).parameters():
+            parameter.div_(factors)

@@ -1,0 +1,48 @@
+"""Texts to measure a quantization by: the model's own, so that any checkpoint has some and none need to be shipped."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.architecture import describe
+from export.checkpoint import Checkpoint
+from export.progress import Progress
+from runtime.decode_session import DecodeSession
+from runtime.sampling import Sampler
+from runtime.settings import Settings
+
+TEXTS = 20
+LONGEST = 256
+CALIBRATION = 16  # of the texts; the others judge what came of it
+
+
+def own_texts(checkpoint: Checkpoint, folder: Path, progress: Progress) -> NDArray[np.int64]:
+    """Texts [TEXTS, S] from the decode graph in `folder`, the one that is there already."""
+    config = checkpoint.config
+    architecture = describe(config, parameters=1)
+    session = DecodeSession(folder / "onnx" / "decode.onnx", architecture, device="cpu", threads=None)
+    start = config.bos_token_id if config.bos_token_id in range(config.vocab_size) else 0
+    length = min(LONGEST, config.n_positions)
+    return sample_texts(session, start, length, lambda done: progress(f"{done} of {length} tokens"))
+
+
+def sample_texts(
+    session: DecodeSession, start_id: int, length: int, progress: Callable[[int], object]
+) -> NDArray[np.int64]:
+    """Texts [TEXTS, length], each drawn from the model's own distribution behind `start_id`, always the same ones.
+
+    `progress` is told how many tokens of each there are, time and again.
+    """
+    batch = session.batch(TEXTS)
+    samplers = [Sampler(Settings(temperature=1.0, seed=seed), ()) for seed in range(TEXTS)]
+    texts = [[start_id] for _ in samplers]
+    _, logits = batch.admit(texts)
+    while True:
+        for text, sampler, row in zip(texts, samplers, logits, strict=True):
+            text.append(sampler.choose(row))
+        progress(len(texts[0]))
+        if len(texts[0]) >= length:
+            return np.array(texts)
+        _, logits = batch.step([text[-1] for text in texts])

@@ -1,0 +1,127 @@
+"""Block by block, each by the inputs that it gets from the blocks quantized before it."""
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import GPT2LMHeadModel
+
+from export.architecture import inner_size
+from export.checkpoint import Checkpoint
+from export.codes import LEAST_BLOCK, QuantizedMatrix, QuantizedWeights, largest_block
+from export.errors import ExportError
+from export.progress import Progress
+from export.quantization.balance import balance
+from export.quantization.gptq import gptq
+from export.quantization.inputs import watching
+from export.quantization.recipe import DAMPING, Recipe
+
+WTE = "transformer.wte.weight"
+LM_HEAD = "lm_head.weight"
+MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # of a block, each a Conv1D
+CHUNK = 4  # texts in one run
+
+
+def check_quantizable(checkpoint: Checkpoint, recipes: Collection[Recipe]) -> None:
+    """ExportError unless every matrix has as many inputs as a block of the kernels must have, or a multiple."""
+    config = checkpoint.config
+    for name, size in (("n_embd", config.n_embd), ("n_inner", inner_size(config))):
+        if recipes and size % LEAST_BLOCK:
+            wanted = ", ".join(recipe.precision for recipe in recipes)
+            raise ExportError(f"{checkpoint.id}: for {wanted}, {name} must be a multiple of {LEAST_BLOCK}, got {size}")
+
+
+def quantize_checkpoint(
+    checkpoint: Checkpoint, texts: NDArray[np.int64], recipe: Recipe, progress: Progress
+) -> QuantizedWeights:
+    """The weights of a checkpoint in a precision."""
+    layers = checkpoint.config.n_layer
+    progress("the embedding")
+    model = checkpoint.load_model()
+    matrices = quantize(model, torch.from_numpy(texts), recipe, lambda done: progress(f"{done} of {layers} blocks"))
+    tensors = {name: tensor.detach() for name, tensor in model.named_parameters() if name not in matrices}
+    return QuantizedWeights(matrices, tensors)
+
+
+@torch.no_grad()
+def quantize(
+    model: GPT2LMHeadModel, texts: Tensor, recipe: Recipe, progress: Callable[[int], object]
+) -> dict[str, QuantizedMatrix]:
+    """Codes for every matrix, by the checkpoint's names; `model` is left with the weights that they stand for.
+
+    Args:
+        model: In float32.
+        texts: Ids [B, S] to calibrate by.
+        progress: Told how many blocks are done.
+    """
+    matrices = quantize_embedding(model, texts, recipe)
+    hidden = [embed(model, part) for part in torch.split(texts, CHUNK)]
+    for layer, block in enumerate(model.transformer.h):
+        if recipe.integer_prefill:
+            balance(block, hidden)
+        for name, gram in input_grams(block, hidden).items():
+            linear = block.get_submodule(name)
+            matrix = quantize_matrix(linear.weight.T, gram, recipe.bits, recipe.block)
+            linear.weight.copy_(matrix.dequantized().T)
+            matrices[f"transformer.h.{layer}.{name}.weight"] = matrix
+        hidden = [block(part)[0] for part in hidden]
+        progress(layer + 1)
+    return matrices
+
+
+def quantize_matrix(weights: Tensor, gram: Tensor, bits: int, block: int | None) -> QuantizedMatrix:
+    """Of weights [N, K]."""
+    inputs = weights.shape[1]
+    return gptq(weights, gram, bits=bits, block=largest_block(inputs, block) if block else inputs, damping=DAMPING)
+
+
+def embed(model: GPT2LMHeadModel, ids: Tensor) -> Tensor:
+    """What the first block is given [B, S, C]."""
+    transformer = model.transformer
+    hidden: Tensor = transformer.wte(ids) + transformer.wpe(torch.arange(ids.shape[1]))
+    return hidden
+
+
+def input_grams(block: nn.Module, hidden: list[Tensor]) -> dict[str, Tensor]:
+    """The sum of x^T x [K, K] over the inputs x of each matrix of a block."""
+    grams = {name: torch.zeros(()) for name in MATRICES}
+
+    def add(name: str, rows: Tensor) -> None:
+        grams[name] = grams[name] + rows.T @ rows
+
+    with watching({name: block.get_submodule(name) for name in MATRICES}, add):
+        for part in hidden:
+            block(part)
+    return grams
+
+
+def quantize_embedding(model: GPT2LMHeadModel, texts: Tensor, recipe: Recipe) -> dict[str, QuantizedMatrix]:
+    """`wte` and, if that is another matrix, `lm_head`."""
+    gram = head_gram(model, texts)
+    matrices = {}
+    for name in embedding_names(model):
+        weights, inputs = model.get_parameter(name), embedding_gram(model, name, gram)
+        matrices[name] = quantize_matrix(weights, inputs, recipe.embedding_bits, recipe.block)
+        weights.copy_(matrices[name].dequantized())
+    return matrices
+
+
+def head_gram(model: GPT2LMHeadModel, texts: Tensor) -> Tensor:
+    """The sum of x^T x [C, C] over what `lm_head` is given."""
+    grams: list[Tensor] = []
+    with watching({"head": model.lm_head}, lambda _, rows: grams.append(rows.T @ rows)):
+        for part in torch.split(texts, CHUNK):
+            model(part)
+    return torch.stack(grams).sum(0)
+
+
+def embedding_names(model: GPT2LMHeadModel) -> list[str]:
+    return [WTE] if model.config.tie_word_embeddings else [WTE, LM_HEAD]
+
+
+def embedding_gram(model: GPT2LMHeadModel, name: str, gram: Tensor) -> Tensor:
+    """Of a matrix that is multiplied, what it is multiplied with; of one that is looked up in, every weight alike."""
+    looked_up = name == WTE and not model.config.tie_word_embeddings
+    return torch.eye(model.config.n_embd) if looked_up else gram

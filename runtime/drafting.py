@@ -1,0 +1,48 @@
+"""Whether a text is drafted, and by whom."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from runtime.decode_session import DecodeSession
+from runtime.decode_state import DecodeState
+from runtime.decoding import Step
+from runtime.draft_model import DraftModel
+from runtime.drafted_step import DraftedStep, Drafter
+from runtime.generation import Generation
+from runtime.prompt_lookup import PromptLookup
+
+
+class Drafting:
+    """How one model drafts.
+
+    Args:
+        exact: Whether its runs over several ids say what those over one say, but for the last bits; then texts are
+            drafted unless they are asked not to be.
+        session: Of a smaller model, to draft what the text itself has no draft for.
+    """
+
+    def __init__(self, *, exact: bool, session: DecodeSession | None = None) -> None:
+        self.exact = exact
+        self.session = session
+
+    @contextmanager
+    def step(self, state: DecodeState, generation: Generation, known: Sequence[int]) -> Iterator[Step]:
+        """What runs over new ids of a text, of which `state` has read `known`."""
+        if not self.applies(generation):
+            yield state.step
+            return
+        with ExitStack() as leases:
+            step = DraftedStep(state, self._drafters(leases), known, generation.most_ids)
+            try:
+                yield step
+            finally:
+                step.settle()
+
+    def applies(self, generation: Generation) -> bool:
+        return self.exact and generation.plain if generation.draft is None else generation.draft
+
+    def _drafters(self, leases: ExitStack) -> list[Drafter]:
+        drafters: list[Drafter] = [PromptLookup()]
+        if self.session:
+            drafters.append(DraftModel(leases.enter_context(self.session.sequence())))
+        return drafters

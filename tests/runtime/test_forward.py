@@ -1,0 +1,161 @@
+"""Two graphs over one cache: short runs by one, long ones by the other, and no text that could tell.
+
+The decode graph stands in for a prefill graph: they have the same inputs and outputs.
+"""
+
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+import runtime.decode_session
+from runtime.bundle import open_bundle
+from runtime.decode_session import DecodeSession
+from runtime.errors import BundleError
+
+MANY = 32  # ids a row, from which on the prefill graph runs
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Names of the graphs that were loaded, in order."""
+    names, make = [], runtime.decode_session.make_session
+
+    def noted(path, **options):
+        names.append(path.stem)
+        return make(path, **options)
+
+    monkeypatch.setattr(runtime.decode_session, "make_session", noted)
+    return names
+
+
+@pytest.fixture
+def paths(bundle, tmp_path):
+    """The decode graph under two names, beside its weights."""
+    folder = shutil.copytree(bundle / "onnx", tmp_path / "onnx")
+    return folder / "decode.onnx", shutil.copy(folder / "decode.onnx", folder / "prefill.onnx")
+
+
+@pytest.fixture
+def session(bundle, paths):
+    architecture = open_bundle(bundle, verify=False).manifest.architecture
+    return DecodeSession(paths[0], architecture, device="cpu", threads=1, prefill_path=paths[1])
+
+
+@pytest.fixture(scope="module")
+def longest(probes):
+    """The probe with the most tokens, prompt and all: (ids, how many of them are the prompt)."""
+    probe = max(probes, key=lambda each: len(each.prompt_ids) + len(each.token_ids))
+    ids = [*probe.prompt_ids, *probe.token_ids]
+    assert len(ids) > 2 * MANY
+    return ids, len(probe.prompt_ids)
+
+
+def test_the_prefill_graph_is_loaded_once_for_the_first_run_of_32_ids(made, session, longest):
+    ids, _ = longest
+    with session.sequence() as state, session.sequence() as other:
+        state.advance(ids[: MANY - 1])
+        state.advance(ids[:1])
+        assert made == ["decode"]
+        state.advance(ids[:MANY])
+        assert made == ["decode", "prefill"]
+        state.advance(ids[:MANY])
+        other.advance(ids[: MANY + 1])
+    batch = session.batch(2)
+    batch.admit([ids[:MANY], ids[:3]])
+    assert made == ["decode", "prefill"]
+
+
+@pytest.mark.parametrize(
+    "lengths", [(31,), (32,), (60,), (31, 1), (32, 1, 1), (3, 40, 1), (32, 28), (1, 32, 3, 32)], ids=str
+)
+def test_ids_in_chunks_of_any_size_give_pytorchs_next_token(session, longest, lengths):
+    ids, prompt = longest
+    with session.sequence() as state:
+        for array in state._forward.cache.arrays:
+            array.fill(np.nan)
+        for length in lengths:
+            token = state.advance(ids[state.length : state.length + length])
+            if state.length >= prompt:
+                assert token == ids[state.length] == np.argmax(state.logits)
+        assert state.length == sum(lengths)
+        assert np.isfinite(state.logits).all()
+
+
+def test_a_rewound_text_is_read_on_by_the_other_graph(session, longest):
+    ids, _ = longest
+    with session.sequence() as state:
+        for length, back in ((50, 40), (60, 20), (21, 0), (62, 61)):
+            token = state.advance(ids[state.length : length])
+            assert token == ids[length]
+            assert token == np.argmax(state.logits)
+            state.rewind(back)
+
+
+def test_logits_are_those_of_the_graph_that_ran_last(session, longest):
+    ids, _ = longest
+    with session.sequence() as state:
+        tokens, logits = state.read(ids[:40], last=3)
+        assert logits.shape[0] == 3
+        assert tokens.tolist() == logits.argmax(axis=-1).tolist() == ids[38:41]
+        tokens, logits = state.read(ids[40:42], last=2)
+        assert tokens.tolist() == logits.argmax(axis=-1).tolist() == ids[41:43]
+
+
+def test_rows_are_read_by_one_graph_and_go_on_by_the_other(session, longest):
+    """Long ones beside short ones, behind rows that are there already, and moved when one is removed."""
+    ids, prompt = longest
+    starts, batch = [prompt, 45, MANY, 40], session.batch(4)
+    for array in batch._forward.cache.arrays:
+        array.fill(np.nan)
+    tokens, _ = batch.admit([ids[: starts[0]]])
+    assert tokens.tolist() == [ids[starts[0]]]
+    tokens, logits = batch.admit([ids[:start] for start in starts[1:]])
+    assert tokens.tolist() == [ids[start] for start in starts[1:]]
+    assert np.isfinite(logits).all()
+    for step in range(8):
+        tokens, logits = batch.step([ids[start + step] for start in starts])
+        assert tokens.tolist() == [ids[start + step + 1] for start in starts]
+        assert np.isfinite(logits).all()
+        if step == 3:
+            batch.remove(1)
+            starts[1] = starts.pop()
+
+
+def test_threads_that_need_the_prefill_graph_at_once_share_it(made, session, longest):
+    ids, _ = longest
+    found, begin = [], threading.Barrier(8)
+
+    def read():
+        begin.wait()
+        with session.sequence() as state:
+            found.append(state.advance(ids[:50]))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [ids[50]] * 8
+    assert made == ["decode", "prefill"]
+
+
+def test_without_a_prefill_graph_one_does_it_all(made, bundle, paths, longest):
+    ids, _ = longest
+    architecture = open_bundle(bundle, verify=False).manifest.architecture
+    session = DecodeSession(paths[0], architecture, device="cpu", threads=1)
+    with session.sequence() as state:
+        assert state.advance(ids[:50]) == ids[50]
+    assert made == ["decode"]
+
+
+def test_a_prefill_graph_of_another_model_is_refused_and_short_texts_go_on(session, paths, longest, refusal):
+    ids, prompt = longest
+    shutil.copy(paths[0].parent / "model.onnx", paths[1])  # the reference graph has other outputs
+    with session.sequence() as state:
+        assert "export the bundle again" in refusal(BundleError, state.advance, ids[:40])
+        state.rewind(0)
+        assert state.advance(ids[:prompt]) == ids[prompt]
+        shutil.copy(paths[0], paths[1])
+        assert state.advance(ids[prompt:50]) == ids[50]
