@@ -17,6 +17,7 @@ from runtime.stream import Stream
 from runtime.text_session import Session
 
 BATCH_SIZE = 16
+DRAFT_THREADS = 1  # those of another session spin for a while after its runs, in the way of the next one's
 EXACT = {"fp32"}  # MatMulNBits rounds the inputs of one id otherwise than those of several
 Prompts = list[str] | tuple[str, ...]
 
@@ -39,7 +40,7 @@ class Model:
         self.precision = precision
         self.prompting = Prompting(bundle)
         self.decode_session = open_decode_session(bundle, precision=precision, device=device, threads=threads)
-        drafts = open_decode_session(bundle, precision=draft, device=device, threads=threads) if draft else None
+        drafts = open_decode_session(bundle, precision=draft, device=device, threads=DRAFT_THREADS) if draft else None
         self._drafting = Drafting(exact=precision in EXACT, session=drafts)
 
     def __repr__(self) -> str:

@@ -592,6 +592,15 @@ def without_bias(linear, nodes, hidden, name):
     return nodes.add("Reshape", f"{name}.unrolled", [product, shape])
 
 
+two_sided = IntegerLinear.two_sided
+
+
+def too_large(linear, nodes, rows, name):
+    """A product off by a twentieth, in the graph for many tokens alone: perplexity hardly tells."""
+    factor = nodes.scalar("factor", 1.05, np.float32)
+    return nodes.add("Mul", f"{name}.too_large", [two_sided(linear, nodes, rows, name), factor])
+
+
 @pytest.mark.parametrize(
     ("precision", "owner", "name", "defect", "seen"),
     [
@@ -602,8 +611,18 @@ def without_bias(linear, nodes, hidden, name):
         ("int8", QuantizedMatrix, "kernel_scales", lambda matrix: 1.05 * kernel_scales(matrix), "decode int8"),
         ("int8", QuantizedMatrix, "output_sums", lambda matrix: 0 * matrix.scales[:, 0], "int8: perplexity"),
         ("int8", IntegerLinear, "matmul", without_bias, "int8: perplexity"),
+        ("int8", IntegerLinear, "two_sided", too_large, "int8: perplexity"),
     ],
-    ids=["nibbles", "zero of int4", "zero of int8", "scales of int4", "scales of int8", "zeros of inputs", "biases"],
+    ids=[
+        "nibbles",
+        "zero of int4",
+        "zero of int8",
+        "scales of int4",
+        "scales of int8",
+        "zeros of inputs",
+        "biases",
+        "products",
+    ],
 )
 def test_weights_that_are_written_wrongly_are_found(
     checkpoint, tmp_path, monkeypatch, precision, owner, name, defect, seen
@@ -615,5 +634,5 @@ def test_weights_that_are_written_wrongly_are_found(
         export_bundle(
             str(checkpoint), tmp_path / "bundle", precisions=(precision,), steps=Steps(Console(file=said, width=200))
         )
-    assert any(seen in line and ("FAIL" in line or "MORE than" in line) for line in said.getvalue().splitlines())
+    assert any(seen in line and "FAIL" in line for line in said.getvalue().splitlines())
     assert list(tmp_path.iterdir()) == []
