@@ -22,18 +22,11 @@ from rich.table import Table
 from seeded import ROOT, exported, seeded_checkpoint
 
 import runtime
+from export.parity.greedy import PROMPTS
 from runtime.draft_model import DraftModel
 from runtime.drafted_step import DraftedStep
 from runtime.prompt_lookup import PromptLookup
 
-PROMPTS = (
-    "It was a bright cold day in April, and the clocks were striking thirteen.",
-    "The old house stood at the end of the lane, and",
-    "He opened the letter slowly and",
-    '"I do not believe a word of it," said',
-    "In the year 1897 the city of London",
-    "Once upon a time there was a little girl who",
-)
 NOVEL = ROOT.parent / "shared" / "corpus" / "The-War-of-the-Worlds_36.txt"
 
 

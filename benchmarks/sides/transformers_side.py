@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import generating
 import side_protocol
 
 
@@ -20,30 +21,15 @@ def loaded(folder: str, threads: int):
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    model.generation_config.eos_token_id = None
-    return model
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
 
 
 def load(folder: str, _precision: str, threads: int):
-    import torch
-
-    model = loaded(folder, threads)
-
-    def take(prompts: list[list[int]], new_tokens: int):
-        ids, mask = map(torch.tensor, side_protocol.left_padded(prompts))
-        settings = {"attention_mask": mask, "do_sample": False, "max_new_tokens": new_tokens, "pad_token_id": 0}
-        return lambda: model.generate(ids, **settings)[:, ids.shape[1] :].tolist()
-
-    return take
+    return generating.taking(loaded(folder, threads))
 
 
 def first(folder: str, _precision: str, threads: int, text: str) -> int:
-    from transformers import AutoTokenizer
-
-    inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
-    model = loaded(folder, threads)
-    return model.generate(**inputs, do_sample=False, max_new_tokens=1, pad_token_id=0)[0, -1].item()
+    return generating.first_token(loaded(folder, threads), folder, text)
 
 
 if __name__ == "__main__":

@@ -220,7 +220,8 @@ def test_the_manifest_and_the_card_say_what_each_precision_costs(precise_bundle)
         assert quality["cost"] == pytest.approx(worst / quality["float32"] - 1)
         assert quality["cost"] <= COST[quality["precision"]] == quality["most_cost"]
         assert quality["passed"] is True
-        assert f"- {quality['precision']}: perplexity {quality['token_by_token']:.2f}" in card.read_text()
+        assert 0 < quality["rounding"] <= INPUTS
+        assert f"- {quality['precision']}: perplexity {quality['cost']:+.2%} over float32's" in card.read_text()
 
 
 @pytest.mark.parametrize("name", ["decode_int8", "prefill_int8", "decode_int4"])
