@@ -8,6 +8,7 @@ import pytest
 
 import runtime
 from runtime.bundle import open_bundle
+from runtime.drafting import Drafting
 from runtime.prompting import Prompting
 from runtime.text_session import Session
 
@@ -52,7 +53,7 @@ def check_turn(shipped):
 def watched(shipped):
     """A session, and the state in which it keeps what it has read."""
     with shipped.decode.sequence() as state:
-        yield Session(nullcontext(state), Prompting(open_bundle(shipped.bundle))), state
+        yield Session(nullcontext(state), Prompting(open_bundle(shipped.bundle)), Drafting(exact=False)), state
 
 
 def assert_state_is_true(pair, state, ids, pytorch, names):
