@@ -84,7 +84,7 @@ class Bench:
         self.checkpoint, self.folder = checkpoint, folder
         self.stored, parameters = copy_weights(checkpoint, folder)
         self.architecture: Architecture = describe(checkpoint.config, parameters)
-        build_decode_graph(checkpoint.config, FloatLinear(), self.stored, self.float32(), WEIGHTS)
+        build_decode_graph(checkpoint.config, FloatLinear(), self.stored, self.float32())
         self.texts = own_texts(checkpoint, folder, lambda _: None)[:CALIBRATION]
         tokenizer = Tokenizer(checkpoint.folder / "tokenizer.json")
         books = [ROOT.parent / "shared" / "corpus" / f"{book}.txt" for book in BOOKS]
@@ -134,7 +134,7 @@ class Bench:
             weights = replace(weights, tensors={**weights.tensors, "transformer.wte.weight": wte})
         path = self.folder / "ours.onnx"
         stored = write_quantized(weights, self.folder / "ours.onnx_data")
-        build_decode_graph(self.checkpoint.config, linear(weights.matrices), stored, path, "ours.onnx_data")
+        build_decode_graph(self.checkpoint.config, linear(weights.matrices), stored, path)
         return path
 
     def library(self, method: str, block: int) -> Path:
@@ -184,7 +184,7 @@ def compare_window(true: DecodeSession, session: DecodeSession, ids: list[int]) 
 def read(session: DecodeSession, ids: list[int]) -> np.ndarray:
     """Log-probabilities [S - 1, V]."""
     with session.sequence() as state:
-        return log_softmax(state.read(ids[:-1], last=len(ids) - 1)[1])
+        return log_softmax(state.read(ids[:-1], last=len(ids) - 1).logits)
 
 
 def make_table(rows: list[dict]) -> Table:

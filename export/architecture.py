@@ -24,6 +24,8 @@ ACTIVATIONS = {
 }
 CLASSES = {"GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel"}
 HEAD_SIZE_STEP = 8
+WTE = "transformer.wte.weight"
+LM_HEAD = "lm_head.weight"
 
 
 def parse_config(name: str, content: dict[str, Any]) -> GPT2Config:
@@ -47,8 +49,9 @@ def problems(config: GPT2Config) -> Iterator[str]:
             yield f"{field} is not supported, got {value!r}"
     sizes = {field: getattr(config, field) for field in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")}
     for field, value in sizes.items():
-        if type(value) is not int or value < 1:
-            yield f"{field} must be an integer of at least 1, got {value!r}"
+        least = 2 if field == "vocab_size" else 1
+        if type(value) is not int or value < least:
+            yield f"{field} must be an integer of at least {least}, got {value!r}"
     if config.n_embd % config.n_head or (config.n_embd // config.n_head) % HEAD_SIZE_STEP:
         yield f"n_embd / n_head must be a multiple of {HEAD_SIZE_STEP}, got {config.n_embd} / {config.n_head}"
 
@@ -65,6 +68,11 @@ def describe(config: GPT2Config, parameters: int) -> Architecture:
         tie_word_embeddings=config.tie_word_embeddings,
         parameters=parameters,
     )
+
+
+def head_weight(config: GPT2Config) -> str:
+    """What the last hidden states are multiplied with, [V, C]."""
+    return WTE if config.tie_word_embeddings else LM_HEAD
 
 
 def inner_size(config: GPT2Config) -> int:

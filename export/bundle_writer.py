@@ -20,12 +20,14 @@ from export.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.quantization.recipe import Recipe
 from export.quantized_weights import write_quantized
 from export.reference_graph import build_reference_graph
+from export.shortlist import find_shortlist
 from export.weights import StoredTensor, write_weights
 from runtime.bundle import file_sha256
 from runtime.manifest import NAME, Architecture, FileRecord, Graph, Manifest, Source
 from runtime.onnx_runtime import load_onnxruntime
 
 WEIGHTS = "model.onnx_data"
+SHORTLIST = "decode.onnx_data"
 REFERENCE = Graph("onnx/model.onnx", "reference", "fp32")
 DECODE = Graph("onnx/decode.onnx", "decode", "fp32")
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
@@ -42,23 +44,31 @@ def copy_weights(checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, Stored
 
 def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> list[Graph]:
     """The reference graph and the decode graph in float32."""
-    build_reference_graph(checkpoint.config, weights, folder / REFERENCE.path, WEIGHTS)
-    build_decode_graph(checkpoint.config, FloatLinear(), weights, folder / DECODE.path, WEIGHTS)
+    build_reference_graph(checkpoint.config, weights, folder / REFERENCE.path)
+    write_decode_graph(checkpoint, weights, folder)
     return [REFERENCE, DECODE]
+
+
+def write_decode_graph(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> None:
+    """The decode graph in float32, with a shortlist in a file of its own if one pays."""
+    shortlist = find_shortlist(checkpoint.load_model())
+    listed = write_quantized(shortlist.weights(), folder / "onnx" / SHORTLIST) if shortlist else {}
+    path = folder / DECODE.path
+    build_decode_graph(checkpoint.config, FloatLinear(), {**weights, **listed}, path, shortlist=shortlist)
 
 
 def write_quantized_graphs(
     checkpoint: Checkpoint, recipe: Recipe, weights: QuantizedWeights, folder: Path
 ) -> list[Graph]:
     """The decode graph of a precision and, where it pays, a prefill graph on the same weights file."""
-    precision, location = recipe.precision, f"decode_{recipe.precision}.onnx_data"
-    stored = write_quantized(weights, folder / "onnx" / location)
+    precision = recipe.precision
+    stored = write_quantized(weights, folder / "onnx" / f"decode_{precision}.onnx_data")
     linears: dict[str, Linear] = {"decode": BlockLinear(weights.matrices)}
     if recipe.integer_prefill:
         linears["prefill"] = IntegerLinear(weights.matrices)
     graphs = [Graph(f"onnx/{kind}_{precision}.onnx", kind, precision) for kind in linears]
     for graph, linear in zip(graphs, linears.values(), strict=True):
-        build_decode_graph(checkpoint.config, linear, stored, folder / graph.path, location)
+        build_decode_graph(checkpoint.config, linear, stored, folder / graph.path)
     return graphs
 
 

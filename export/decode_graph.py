@@ -1,8 +1,7 @@
 """The decode graph: GPT-2 node by node, for speed.
 
 The nodes are ONNX Runtime's own fused ones (domain com.microsoft, documented in its ContribOperators.md):
-GroupQueryAttention appends to a cache that past and present share, and SkipLayerNormalization adds bias and residual
-while it normalizes. Only the positions asked for reach `lm_head`, and ArgMax picks the next token of each.
+GroupQueryAttention appends to a cache that past and present share. Only the places asked for reach the head.
 """
 
 from collections.abc import Mapping
@@ -12,9 +11,11 @@ import onnx
 from onnx import TensorProto, helper
 from transformers import GPT2Config
 
-from export.architecture import ACTIVATIONS, attention_scale
+from export.architecture import ACTIVATIONS, WTE, attention_scale, head_weight
+from export.head import add_head
 from export.linear import Linear
 from export.nodes import MICROSOFT, Nodes
+from export.shortlist import Shortlist
 from export.weights import StoredTensor, external_tensor
 
 OPSET = 18
@@ -22,13 +23,18 @@ IR_VERSION = 8
 
 
 def build_decode_graph(
-    config: GPT2Config, linear: Linear, weights: Mapping[str, StoredTensor], path: Path, location: str
+    config: GPT2Config,
+    linear: Linear,
+    weights: Mapping[str, StoredTensor],
+    path: Path,
+    *,
+    shortlist: Shortlist | None = None,
 ) -> None:
-    """Write the graph to `path`, its weights in the file `location` beside it."""
-    graph = DecodeGraph(config, linear)
+    """Write the graph to `path`, its weights in files beside it."""
+    graph = DecodeGraph(config, linear, shortlist)
     graph.build()
     used = {name for node in graph.nodes for name in node.input}
-    initializers = [external_tensor(name, weights[name], location) for name in weights if name in used]
+    initializers = [external_tensor(name, weights[name]) for name in weights if name in used]
     initializers += graph.constants.values()
     proto = helper.make_graph(graph.nodes, "gpt2_decode", graph.inputs(), graph.outputs(), initializers)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
@@ -39,20 +45,24 @@ def build_decode_graph(
 class DecodeGraph(Nodes):
     """The nodes, in the order of the forward pass. A tensor is its name; weights have the checkpoint's names."""
 
-    def __init__(self, config: GPT2Config, linear: Linear) -> None:
+    def __init__(self, config: GPT2Config, linear: Linear, shortlist: Shortlist | None = None) -> None:
         super().__init__()
         self.config = config
         self.linear = linear
+        self.shortlist = shortlist
 
     def build(self) -> None:
-        tokens = self.linear.embed(self, "transformer.wte.weight", "input_ids")
+        tokens = self.linear.embed(self, WTE, "input_ids")
         positions = self.add("Gather", "wpe", ["transformer.wpe.weight", "position_ids"])
         residual = self.add("Add", "embedding", [tokens, positions])  # [B, S, C]
         for layer in range(self.config.n_layer):
             block = f"transformer.h.{layer}"
             residual = self.add("Add", f"{block}.attn.residual", [residual, self.attention(residual, layer)])
             residual = self.add("Add", f"{block}.mlp.residual", [residual, self.mlp(residual, block)])
-        self.head(self.norm(residual, "transformer.ln_f"))
+        hidden = self.norm(residual, "transformer.ln_f")
+        shape = self.constant("positions_by_embedding", [-1, self.config.n_embd])
+        places = self.add("Reshape", "places", [hidden, shape])  # [B * S, C]
+        add_head(self, self.linear, places, head_weight(self.config), self.shortlist)
 
     def norm(self, residual: str, name: str) -> str:
         inputs = [residual, f"{name}.weight", f"{name}.bias"]
@@ -91,15 +101,6 @@ class DecodeGraph(Nodes):
         domain = MICROSOFT if kind in ("FastGelu", "Gelu") else ""
         return self.add(kind, name, [hidden], domain=domain)
 
-    def head(self, hidden: str) -> None:
-        """Logits of the positions asked for, and their ArgMax."""
-        shape = self.constant("positions_by_embedding", [-1, self.config.n_embd])
-        positions = self.add("Reshape", "positions", [hidden, shape])  # [B*S, C]
-        asked = self.add("Gather", "asked_positions", [positions, "logits_indices"], axis=0)  # [N, C]
-        tied = self.config.tie_word_embeddings
-        self.linear.lm_head(self, asked, "transformer.wte.weight" if tied else "lm_head.weight")  # [N, V]
-        self.add_node("ArgMax", "next_token", ["logits"], ["next_token"], axis=-1, keepdims=1)  # [N, 1]
-
     def inputs(self) -> list[onnx.ValueInfoProto]:
         ids = ["batch_size", "sequence_length"]
         return [
@@ -108,12 +109,14 @@ class DecodeGraph(Nodes):
             helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, ["batch_size"]),
             helper.make_tensor_value_info("total_sequence_length", TensorProto.INT32, [1]),
             helper.make_tensor_value_info("logits_indices", TensorProto.INT64, ["logits_count"]),
+            helper.make_tensor_value_info("token_indices", TensorProto.INT64, ["token_count"]),
             *self.cache("past_key_values"),
         ]
 
     def outputs(self) -> list[onnx.ValueInfoProto]:
         return [
-            helper.make_tensor_value_info("next_token", TensorProto.INT64, ["logits_count", 1]),
+            helper.make_tensor_value_info("next_token", TensorProto.INT64, ["logits_count + token_count", 1]),
+            helper.make_tensor_value_info("tied", TensorProto.BOOL, ["logits_count + token_count", 1]),
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["logits_count", self.config.vocab_size]),
             *self.cache("present"),
         ]

@@ -21,8 +21,8 @@ class Linear(Protocol):
     def matmul(self, nodes: Nodes, hidden: str, name: str) -> str:
         """A Conv1D of hidden [B, S, K], its bias included: [B, S, N]."""
 
-    def lm_head(self, nodes: Nodes, hidden: str, weight: str) -> None:
-        """`logits` [N, V] of hidden [N, C] and `weight` [V, C]."""
+    def lm_head(self, nodes: Nodes, hidden: str, weight: str) -> str:
+        """Logits [N, V] of hidden [N, C] and `weight` [V, C]."""
 
 
 class FloatLinear:
@@ -35,8 +35,8 @@ class FloatLinear:
         product = nodes.add("MatMul", name, [hidden, f"{name}.weight"])
         return nodes.add("Add", f"{name}.biased", [product, f"{name}.bias"])
 
-    def lm_head(self, nodes: Nodes, hidden: str, weight: str) -> None:
-        nodes.add_node("Gemm", "lm_head", [hidden, weight], ["logits"], transB=1)
+    def lm_head(self, nodes: Nodes, hidden: str, weight: str) -> str:
+        return nodes.add("Gemm", "lm_head", [hidden, weight], transB=1)
 
 
 class BlockLinear:
@@ -53,22 +53,19 @@ class BlockLinear:
         return nodes.add("GatherBlockQuantized", "wte", inputs, domain=MICROSOFT, **settings)
 
     def matmul(self, nodes: Nodes, hidden: str, name: str) -> str:
-        self.add_product(nodes, name, f"{name}.weight", [hidden, f"{name}.bias"], f"{name}/output")
-        return f"{name}/output"
+        return self.product(nodes, name, f"{name}.weight", hidden, f"{name}.bias")
 
-    def lm_head(self, nodes: Nodes, hidden: str, weight: str) -> None:
-        self.add_product(nodes, "lm_head", weight, [hidden], "logits")
+    def lm_head(self, nodes: Nodes, hidden: str, weight: str) -> str:
+        return self.product(nodes, "lm_head", weight, hidden)
 
-    def add_product(self, nodes: Nodes, name: str, weight: str, given: list[str], output: str) -> None:
-        """`given` is what is multiplied and, if there is one, the bias."""
+    def product(self, nodes: Nodes, name: str, weight: str, hidden: str, bias: str = "") -> str:
+        """`weight` [N, K] times hidden [..., K]: [..., N]."""
         matrix = self.matrices[weight]
         outputs, inputs = matrix.codes.shape
-        hidden, bias = given[0], ["", "", *given[1:]] if given[1:] else []
-        nodes.add_node(
+        return nodes.add(
             "MatMulNBits",
             name,
-            [hidden, f"{weight}.blocks", f"{weight}.scales", *bias],
-            [output],
+            [hidden, f"{weight}.blocks", f"{weight}.scales", *(["", "", bias] if bias else [])],
             domain=MICROSOFT,
             K=inputs,
             N=outputs,

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 MICROSOFT = "com.microsoft"
@@ -27,10 +28,20 @@ class Nodes:
     ) -> None:
         self.nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
 
-    def constant(self, name: str, value: list[int]) -> str:
-        self.constants[name] = numpy_helper.from_array(np.array(value, np.int64), name)
+    def constant(self, name: str, value: list[int] | NDArray[Any]) -> str:
+        self.constants[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
     def scalar(self, name: str, value: float, kind: type[np.generic]) -> str:
         self.constants[name] = numpy_helper.from_array(np.array(value, kind), name)
         return name
+
+    def top(self, name: str, rows: str, count: int, *, largest: bool = True) -> tuple[str, str]:
+        """(values, places) [..., count] of the largest in rows [..., V], or the least; of equal ones the first."""
+        outputs = [f"{name}.values", f"{name}.places"]
+        self.add_node("TopK", name, [rows, self.constant(f"first_{count}", [count])], outputs, largest=int(largest))
+        return outputs[0], outputs[1]
+
+    def column(self, rows: str, column: int) -> str:
+        """[R, 1] of rows [R, K]."""
+        return self.add("Gather", f"{rows}.{column}", [rows, self.constant(f"column_{column}", [column])], axis=1)

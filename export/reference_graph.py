@@ -35,11 +35,11 @@ class InspectableGPT2OnnxConfig(GPT2OnnxConfig):  # type: ignore[misc]
         return {**super().outputs, **hidden_states, **attentions}
 
 
-def build_reference_graph(config: GPT2Config, weights: Mapping[str, StoredTensor], path: Path, location: str) -> None:
-    """Trace `config`'s graph to `path`, its weights in the file `location` beside it."""
+def build_reference_graph(config: GPT2Config, weights: Mapping[str, StoredTensor], path: Path) -> None:
+    """Trace `config`'s graph to `path`, its weights in the file beside it."""
     trace(config, path)
     model = onnx.load(path)
-    attach_weights(model.graph, weights, location)
+    attach_weights(model.graph, weights)
     name_dimensions(model.graph, config)
     model.producer_name = "gpt2-onnx"
     onnx.save(model, path)
@@ -91,11 +91,11 @@ def replace(model: torch.nn.Module, name: str, value: Any) -> None:
     setattr(model.get_submodule(module), leaf, value)
 
 
-def attach_weights(graph: onnx.GraphProto, weights: Mapping[str, StoredTensor], location: str) -> None:
+def attach_weights(graph: onnx.GraphProto, weights: Mapping[str, StoredTensor]) -> None:
     """Turn the inputs that stand for parameters into initializers in the weights file."""
     inputs = [value for value in graph.input if value.name not in weights]
     parameters = [value.name for value in graph.input if value.name in weights]
-    graph.initializer.extend(external_tensor(name, weights[name], location) for name in parameters)
+    graph.initializer.extend(external_tensor(name, weights[name]) for name in parameters)
     del graph.input[:]
     graph.input.extend(inputs)
 

@@ -13,8 +13,9 @@ ALIGNMENT = 4096  # of a page, so that a tensor can be mapped
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in the weights file."""
+    """Where a tensor lies: in `file`, beside the graphs."""
 
+    file: str
     shape: tuple[int, ...]
     offset: int
     length: int
@@ -36,15 +37,17 @@ def write_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, 
                 offset = file.tell()
                 file.write(tensor.detach().contiguous().numpy().tobytes())
                 length = file.tell() - offset
-                written[tensor.data_ptr()] = StoredTensor(tuple(tensor.shape), offset, length, KINDS[tensor.dtype])
+                written[tensor.data_ptr()] = StoredTensor(
+                    path.name, tuple(tensor.shape), offset, length, KINDS[tensor.dtype]
+                )
             stored[name] = written[tensor.data_ptr()]
     return stored
 
 
-def external_tensor(name: str, stored: StoredTensor, location: str) -> onnx.TensorProto:
-    """An initializer that points into the weights file `location`."""
+def external_tensor(name: str, stored: StoredTensor) -> onnx.TensorProto:
+    """An initializer that points into a weights file."""
     tensor = onnx.TensorProto(name=name, data_type=stored.kind, dims=stored.shape)
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", stored.offset), ("length", stored.length)):
+    for key, value in (("location", stored.file), ("offset", stored.offset), ("length", stored.length)):
         tensor.external_data.add(key=key, value=str(value))
     return tensor

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from runtime.key_value_cache import Floats, KeyValueCache
+from runtime.answer import Answer
+from runtime.key_value_cache import KeyValueCache
 from runtime.onnx_runtime import load_onnxruntime
 
 
@@ -23,7 +24,7 @@ class BoundGraph:
         self._cache = cache
         self._total_sequence_length = self._bind_input("total_sequence_length", np.zeros(1, np.int32))
         self._bound_rows: tuple[int, int] | None = None
-        self._bound_shape: tuple[int, int, int] | None = None
+        self._bound_shape: tuple[int, int, int, bool] | None = None
 
     def run(
         self,
@@ -31,8 +32,10 @@ class BoundGraph:
         input_ids: ArrayLike,
         past_lengths: ArrayLike,
         lengths: ArrayLike,
-        logits_indices: ArrayLike,
-    ) -> None:
+        places: ArrayLike,
+        *,
+        logits: bool,
+    ) -> Answer:
         """Add ids to the rows from `first_row` on.
 
         Args:
@@ -40,29 +43,21 @@ class BoundGraph:
             input_ids: [B, S], padded on the right. Over one token a row only where B is 1 or all rows are empty.
             past_lengths: [B], tokens in each row before.
             lengths: [B], tokens in each row afterwards, without padding.
-            logits_indices: [N], where logits are wanted, as b * S + s.
+            places: [P], where the next id is wanted, as b * S + s.
+            logits: Whether logits are wanted there too. Without, the graph need not compute all of them.
         """
         ids, after = np.asarray(input_ids, np.int64), np.asarray(lengths, np.int32)
-        indices = np.asarray(logits_indices, np.int64)
+        asked = np.asarray(places, np.int64)
         rows, count = ids.shape
         self._bind_rows(first_row, rows)
-        self._bind_shape(rows, count, len(indices))
+        self._bind_shape(rows, count, len(asked), logits)
         self._input_ids[...] = ids
         np.add(np.asarray(past_lengths)[:, None], np.arange(count), out=self._position_ids)  # [B, S]
         np.subtract(after, 1, out=self._seqlens_k)
         self._total_sequence_length[0] = after.max()
-        self._logits_indices[...] = indices
+        self._places[...] = asked
         self._session.run_with_iobinding(self._binding)
-
-    @property
-    def logits(self) -> Floats:
-        """Logits [N, V] of the last run; the next one overwrites them."""
-        return self._logits
-
-    @property
-    def next_tokens(self) -> NDArray[np.int64]:
-        """The most likely ids [N] of the last run; the next one overwrites them."""
-        return self._next_token[:, 0]
+        return self._answer
 
     def _bind_rows(self, first: int, rows: int) -> None:
         if self._bound_rows == (first, rows):
@@ -74,19 +69,25 @@ class BoundGraph:
             self._binding.bind_ortvalue_output(f"present{name}", value)
         self._bound_rows = first, rows
 
-    def _bind_shape(self, rows: int, count: int, logits_count: int) -> None:
-        """Arrays for `rows` times `count` ids, and for logits in `logits_count` places."""
-        if self._bound_shape == (rows, count, logits_count):
+    def _bind_shape(self, rows: int, count: int, places: int, logits: bool) -> None:
+        """Arrays for `rows` times `count` ids, and for what comes behind so many places."""
+        if self._bound_shape == (rows, count, places, logits):
             return
         self._bound_shape = None
         self._input_ids = self._bind_input("input_ids", np.empty((rows, count), np.int64))
         self._position_ids = self._bind_input("position_ids", np.empty((rows, count), np.int64))
         self._seqlens_k = self._bind_input("seqlens_k", np.empty(rows, np.int32))
-        self._logits_indices = self._bind_input("logits_indices", np.empty(logits_count, np.int64))
-        logits_shape = (logits_count, self._cache.architecture.vocab_size)
-        self._logits = self._bind_output("logits", np.empty(logits_shape, np.float32))
-        self._next_token = self._bind_output("next_token", np.empty((logits_count, 1), np.int64))
-        self._bound_shape = rows, count, logits_count
+        asked, unasked = ("logits_indices", "token_indices") if logits else ("token_indices", "logits_indices")
+        self._places = self._bind_input(asked, np.empty(places, np.int64))
+        self._bind_input(unasked, np.empty(0, np.int64))
+        shape = (places if logits else 0, self._cache.architecture.vocab_size)
+        found = self._bind_output("logits", np.empty(shape, np.float32))
+        self._answer = Answer(
+            self._bind_output("next_token", np.empty((places, 1), np.int64))[:, 0],
+            found if logits else found.reshape(places, 0),
+            self._bind_output("tied", np.empty((places, 1), np.bool_))[:, 0],
+        )
+        self._bound_shape = rows, count, places, logits
 
     def _bind_input(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         self._binding.bind_ortvalue_input(name, self._value(array))

@@ -18,25 +18,30 @@ class DecodeBatch:
         self._lengths = np.zeros(forward.cache.rows, np.int64)
         self._taken = 0
 
-    def admit(self, prompts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], Floats]:
-        """Read prompts into the rows behind those taken; the most likely next ids [B] and logits [B, V] of them."""
+    def admit(self, prompts: Sequence[Sequence[int]], *, logits: bool = True) -> tuple[NDArray[np.int64], Floats]:
+        """Read prompts into the rows behind those taken; the most likely next ids [B] and the logits of them.
+
+        Logits are [B, V], or [B, 0] if not wanted.
+        """
         lengths = np.array([len(prompt) for prompt in prompts])
         width = lengths.max()
         ids = np.zeros((len(prompts), width), np.int64)  # [B, S], padded on the right
         for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = prompt
         ends = np.arange(len(prompts)) * width + lengths - 1
-        self._forward.run(self._taken, ids, np.zeros_like(lengths), lengths, ends)
+        graph = self._forward.over(ids.shape[1])
+        answer = graph.run(self._taken, ids, np.zeros_like(lengths), lengths, ends, logits=logits)
         self._lengths[self._taken : self._taken + len(prompts)] = lengths
         self._taken += len(prompts)
-        return self._forward.next_tokens, self._forward.logits
+        return answer.next_ids, answer.logits
 
-    def step(self, token_ids: Sequence[int]) -> tuple[NDArray[np.int64], Floats]:
-        """Add an id to each row; the most likely next ids [B] and logits [B, V]. The next run overwrites both."""
+    def step(self, token_ids: Sequence[int], *, logits: bool = True) -> tuple[NDArray[np.int64], Floats]:
+        """Add an id to each row; what comes then, as from `admit`. The next run overwrites it."""
         lengths = self._lengths[: self._taken]
-        self._forward.run(0, np.array(token_ids)[:, None], lengths, lengths + 1, range(self._taken))
+        ids, places = np.array(token_ids)[:, None], range(self._taken)
+        answer = self._forward.over(1).run(0, ids, lengths, lengths + 1, places, logits=logits)
         lengths += 1
-        return self._forward.next_tokens, self._forward.logits
+        return answer.next_ids, answer.logits
 
     def cache(self, row: int) -> dict[str, Floats]:
         """A row's keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""

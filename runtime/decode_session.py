@@ -104,5 +104,6 @@ def check_graph(session: Any, path: Path, architecture: Architecture) -> None:
     expected = dict.fromkeys(architecture.cache_names("present"), (architecture.n_head, architecture.head_size))
     if heads != expected or shapes.get("logits", [None])[-1] != architecture.vocab_size:
         raise BundleError(f"{path} is no decode graph of its manifest's architecture; export the bundle again")
-    if "logits_indices" not in shapes:
-        raise BundleError(f"{path} was made by an older gpt2-onnx (it has no logits_indices); export the bundle again")
+    for name in ("logits_indices", "token_indices"):
+        if name not in shapes:
+            raise BundleError(f"{path} was made by an older gpt2-onnx (it has no {name}); export the bundle again")

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
+from runtime.answer import Answer
 from runtime.forward import Forward
 from runtime.key_value_cache import Floats
 
@@ -18,29 +16,25 @@ class DecodeState:
 
     def advance(self, token_ids: Sequence[int]) -> int:
         """Run over `token_ids` (at least one) behind what is there; the most likely next id."""
-        return int(self.read(token_ids, last=1)[0][0])
+        return self.step(token_ids, logits=False)[0]
 
-    def step(self, token_ids: Sequence[int]) -> tuple[int, Floats]:
-        """As `advance`, with the logits [V] behind the last id, which the next run overwrites."""
-        return self.advance(token_ids), self.logits
+    def step(self, token_ids: Sequence[int], *, logits: bool = True) -> tuple[int, Floats]:
+        """As `advance`, with the logits behind the last id: [V], or [0] if not wanted. The next run overwrites them."""
+        answer = self.read(token_ids, last=1, logits=logits)
+        return int(answer.next_ids[0]), answer.logits[0]
 
-    def read(self, token_ids: Sequence[int], *, last: int) -> tuple[NDArray[np.int64], Floats]:
-        """Run over `token_ids`; the most likely next ids [last] and logits [last, V] behind the last ones."""
+    def read(self, token_ids: Sequence[int], *, last: int, logits: bool = True) -> Answer:
+        """Run over `token_ids`; what comes behind each of the `last` ones."""
         total = self.length + len(token_ids)
         places = range(len(token_ids) - last, len(token_ids))
-        self._forward.run(0, [token_ids], [self.length], [total], places)
+        graph = self._forward.over(len(token_ids))
+        answer = graph.run(0, [token_ids], [self.length], [total], places, logits=logits)
         self.length = total
-        return self._forward.next_tokens, self._forward.logits
+        return answer
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first `length` tokens; at most what is there."""
         self.length = min(self.length, length)
-
-    @property
-    def logits(self) -> Floats:
-        """Logits [V] behind the last id; the next run overwrites them."""
-        last: Floats = self._forward.logits[-1]
-        return last
 
     def cache(self) -> dict[str, Floats]:
         """Keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""

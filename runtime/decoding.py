@@ -17,14 +17,17 @@ PREFILL_TOKENS = 512  # more in one run, padding included, is no faster
 
 
 class Batch(Protocol):
-    """Rows side by side; each run gives the most likely next ids [B] and the logits [B, V] of the rows it ran over."""
+    """Rows side by side; each run gives the most likely next ids [B] and the logits of the rows it ran over.
+
+    Logits are [B, V], or [B, 0] if not wanted.
+    """
 
     rows: int
 
-    def admit(self, prompts: Sequence[Sequence[int]]) -> tuple[Ids, Floats]:
+    def admit(self, prompts: Sequence[Sequence[int]], *, logits: bool = True) -> tuple[Ids, Floats]:
         """Read prompts into new rows behind those there are."""
 
-    def step(self, token_ids: Sequence[int]) -> tuple[Ids, Floats]:
+    def step(self, token_ids: Sequence[int], *, logits: bool = True) -> tuple[Ids, Floats]:
         """Add an id to each row."""
 
     def remove(self, row: int) -> None:
@@ -52,10 +55,12 @@ def decode_together(batch: Batch, generations: Iterable[Generation]) -> Iterator
         free = batch.rows - len(active)
         if waiting and free >= max(1, batch.rows // 4 if active else 1):
             admitted = take_prompts(waiting, free)
-            take_all(admitted, *batch.admit([generation.prompt_ids for generation in admitted]))
+            prompts = [generation.prompt_ids for generation in admitted]
+            take_all(admitted, *batch.admit(prompts, logits=any_reads_logits(admitted)))
             active += admitted
         elif active:
-            take_all(active, *batch.step([generation.token_ids[-1] for generation in active]))
+            last_ids = [generation.token_ids[-1] for generation in active]
+            take_all(active, *batch.step(last_ids, logits=any_reads_logits(active)))
         else:
             return
         for row in reversed(range(len(active))):
@@ -80,6 +85,10 @@ def take_prompts(waiting: deque[Generation], most: int) -> list[Generation]:
 def longest_first(generations: Iterable[Generation]) -> list[Generation]:
     """By the length of their prompts, so that those read together need little padding."""
     return sorted(generations, key=lambda generation: len(generation.prompt_ids), reverse=True)
+
+
+def any_reads_logits(generations: Iterable[Generation]) -> bool:
+    return not all(generation.plain for generation in generations)
 
 
 def take_all(generations: Sequence[Generation], next_ids: Ids, logits: Floats) -> None:

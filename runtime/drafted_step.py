@@ -1,13 +1,13 @@
 """Several tokens out of one run: ids are drafted, one run says what would follow each, and the right ones are kept.
 
 (Leviathan, Kalman, Matias 2022, arXiv:2211.17192, for greedy decoding.) What comes out is what a token a run gives.
-But a run over several ids sums in another order, which matters where two ids are as good as equally likely; there, the
-text so far is read again, a token a run, and that decides.
+But a run over several ids sums in another order, which matters where two ids are as good as equally likely; the graph
+says where, and there the text so far is read again, a token a run, and that decides.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from runtime.decode_state import DecodeState
 
 Floats = NDArray[np.float32]
-TIE = 2.0**-16  # of the largest logit: over ten times what the order of sums was seen to change
 
 
 class Drafter(Protocol):
@@ -28,6 +27,14 @@ class Drafter(Protocol):
         """Learn how many ids of a draft were right."""
 
 
+class Foreseen(NamedTuple):
+    """What a run says behind one id."""
+
+    most_likely: int
+    logits: Floats
+    tied: bool
+
+
 class DraftedStep:
     """`DecodeState.step` for one text, which now and then answers without a run.
 
@@ -36,52 +43,64 @@ class DraftedStep:
         drafters: Asked in turn until one has a draft.
         known: Ids of the text that `state` has read.
         limit: Tokens of the text at most, as it will be.
+        logits: Whether anybody reads them.
     """
 
-    def __init__(self, state: DecodeState, drafters: Sequence[Drafter], known: Sequence[int], limit: int) -> None:
+    def __init__(
+        self,
+        state: DecodeState,
+        drafters: Sequence[Drafter],
+        known: Sequence[int],
+        limit: int,
+        *,
+        logits: bool = True,
+    ) -> None:
         self._state = state
         self._drafters = drafters
         self._ids = list(known)
         self._limit = limit
+        self._logits = logits
         self._prompt_length = 0
         self._plain = True  # whether a run has seen but one id, since the prompt
-        self._ahead: deque[tuple[int, int, Floats]] = deque()  # an id drafted, the most likely one and logits behind it
+        self._ahead: deque[tuple[int, Foreseen]] = deque()  # an id drafted, and what comes behind it
         self._drafter: Drafter | None = None
         self._drafted = self._accepted = 0
 
     def __call__(self, token_ids: Sequence[int]) -> tuple[int, Floats]:
-        """The most likely id behind those so far and `token_ids`, and logits [V], which the next call overwrites."""
+        """What `DecodeState.step` says."""
         self._ids += token_ids
         if not self._prompt_length:
             self._prompt_length = len(self._ids)
-            return self._state.step(token_ids)
-        most_likely, logits = self._foreseen(token_ids) or self._run(token_ids)
-        if not self._plain and is_tie(logits, most_likely):
+            return self._step(token_ids)
+        found = self._foreseen(token_ids) or self._run(token_ids)
+        if found.tied and not self._plain:
             return self._run_plainly()
-        return most_likely, logits
+        return found.most_likely, found.logits
+
+    def _step(self, token_ids: Sequence[int]) -> tuple[int, Floats]:
+        return self._state.step(token_ids, logits=self._logits)
 
     def settle(self) -> None:
         """Leave the state as if every id had been a run of its own."""
         self._state.rewind(len(self._ids))
 
-    def _foreseen(self, token_ids: Sequence[int]) -> tuple[int, Floats] | None:
+    def _foreseen(self, token_ids: Sequence[int]) -> Foreseen | None:
         """What the last run said already, if the draft was right so far."""
         if self._ahead and [self._ahead[0][0]] == list(token_ids):
             self._accepted += 1
-            return self._ahead.popleft()[1:]
+            return self._ahead.popleft()[1]
         return None
 
-    def _run(self, token_ids: Sequence[int]) -> tuple[int, Floats]:
+    def _run(self, token_ids: Sequence[int]) -> Foreseen:
+        """Behind `token_ids`; what comes behind drafted ids is kept."""
         self._end_draft()
         self._state.rewind(len(self._ids) - len(token_ids))
         drafted = self._draft()
-        if not drafted:
-            return self._state.step(token_ids)
-        self._plain = False
-        next_ids, logits = self._state.read([*token_ids, *drafted], last=len(drafted) + 1)
-        first, *following = next_ids.tolist()
-        self._ahead.extend(zip(drafted, following, logits[1:], strict=True))
-        return first, logits[0]
+        self._plain = self._plain and not drafted
+        answer = self._state.read([*token_ids, *drafted], last=len(drafted) + 1, logits=self._logits)
+        first, *following = map(Foreseen, answer.next_ids.tolist(), answer.logits, answer.tied)
+        self._ahead.extend(zip(drafted, following, strict=True))
+        return first
 
     def _draft(self) -> list[int]:
         most = self._limit - len(self._ids) - 1
@@ -104,16 +123,6 @@ class DraftedStep:
         self._end_draft()
         self._state.rewind(self._prompt_length)
         for token in self._ids[self._prompt_length :]:
-            answer = self._state.step([token])
+            answer = self._step([token])
         self._plain = True
         return answer
-
-
-def is_tie(logits: Floats, most_likely: int) -> bool:
-    """Whether another id is as likely as the most likely one, as far as sums in another order can tell."""
-    best = logits[most_likely]
-    scale = max(abs(float(best)), abs(float(logits.min())))
-    logits[most_likely] = -np.inf
-    second = logits.max()
-    logits[most_likely] = best
-    return bool(best - second <= TIE * scale)

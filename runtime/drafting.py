@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from runtime.decode_session import DecodeSession
 from runtime.decode_state import DecodeState
@@ -28,11 +29,12 @@ class Drafting:
     @contextmanager
     def step(self, state: DecodeState, generation: Generation, known: Sequence[int]) -> Iterator[Step]:
         """What runs over new ids of a text, of which `state` has read `known`."""
+        logits = not generation.plain
         if not self.applies(generation):
-            yield state.step
+            yield partial(state.step, logits=logits)
             return
         with ExitStack() as leases:
-            step = DraftedStep(state, self._drafters(leases), known, generation.most_ids)
+            step = DraftedStep(state, self._drafters(leases), known, generation.most_ids, logits=logits)
             try:
                 yield step
             finally:

@@ -58,7 +58,7 @@ class Generation:
         return len(self.prompt_ids) + self._limit
 
     def take(self, most_likely: int, logits: NDArray[np.float32]) -> int:
-        """Decide on the next id, given logits [V] and the most likely id, which the graph has found already."""
+        """Decide on the next id, given the most likely one and logits [V], which nobody reads if this is `plain`."""
         token = self._sampler.choose(logits) if self._sampler else most_likely
         self.token_ids.append(token)
         if self._logprobs is not None:

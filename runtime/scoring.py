@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.answer import Answer
 from runtime.logprobs import log_softmax
 
 CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabulary
@@ -21,8 +22,8 @@ CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabul
 class Reader(Protocol):
     """Something that runs over ids behind what it has read."""
 
-    def read(self, token_ids: Sequence[int], *, last: int) -> tuple[object, NDArray[np.float32]]:
-        """Run over ids; something, and the logits [last, V] behind the last ones."""
+    def read(self, token_ids: Sequence[int], *, last: int) -> Answer:
+        """Run over ids; what comes behind each of the last ones."""
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first tokens."""
@@ -67,7 +68,7 @@ def score_ids(
             reader.read(token_ids[start : first - 1], last=1)
         for position in range(first, end, CHUNK):
             after = min(position + CHUNK, end)
-            _, logits = reader.read(token_ids[position - 1 : after - 1], last=after - position)
+            logits = reader.read(token_ids[position - 1 : after - 1], last=after - position).logits
             logprobs[position:after] = target_logprobs(logits, token_ids[position:after])
             progress(after - position)
     return tuple(logprobs)

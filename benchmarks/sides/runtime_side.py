@@ -7,6 +7,7 @@ from pathlib import Path
 import side_protocol
 
 LOOKUPS = {"Gather", "GatherBlockQuantized"}  # read the rows that are asked for, not the whole
+SHORTLISTED = "lm_head"  # is multiplied with only where a shortlist is in doubt
 SERVED = ("manifest.json", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -32,7 +33,9 @@ def decode_graph(bundle: Path, precision: str) -> Path:
 
 def external_tensors(graph) -> dict[tuple[str, str], int]:
     """{(file, offset): bytes} of the initializers that a step reads whole, each once however many share it."""
-    read_whole = {name for node in graph.node if node.op_type not in LOOKUPS for name in node.input}
+    shortlisted = any(tensor.name.startswith("shortlist.") for tensor in graph.initializer)
+    nodes = [node for node in graph.node if not (shortlisted and node.name == SHORTLISTED)]
+    read_whole = {name for node in nodes if node.op_type not in LOOKUPS for name in node.input}
     found = {}
     for tensor in graph.initializer:
         place = {entry.key: entry.value for entry in tensor.external_data}

@@ -99,8 +99,8 @@ def one_row(session: DecodeSession, case: Case) -> Outputs:
     logits = []
     with session.sequence() as sequence:
         for chunk in case.chunks():
-            next_token = sequence.advance(chunk.input_ids[0].tolist())
-            logits.append(sequence.logits.copy())
+            next_token, row = sequence.step(chunk.input_ids[0].tolist())
+            logits.append(row.copy())
             if next_token != logits[-1].argmax():
                 raise ParityError(f"next_token is {next_token}, but the largest of the logits is {logits[-1].argmax()}")
         return {"logits": np.stack(logits)[None], **{name: part.copy() for name, part in sequence.cache().items()}}

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
+from export.architecture import LM_HEAD, WTE
 from export.codes import QuantizedWeights
 from export.parity.outputs import normwise_error
-from export.quantization.quantize import LM_HEAD, WTE
 from export.quantization.recipe import Recipe
 from runtime.decode_session import DecodeSession
 from runtime.decode_state import DecodeState
@@ -133,14 +133,14 @@ def rounding_error(session: DecodeSession, model: GPT2LMHeadModel, text: Ids) ->
     """Of the logits of a text read all at once, each less its mean, which no probability sees."""
     truth = model(torch.from_numpy(text[None])).logits[0].numpy()
     with session.sequence() as state:
-        _, logits = state.read(text.tolist(), last=len(text))
+        logits = state.read(text.tolist(), last=len(text)).logits
     return normwise_error(*(array - array.mean(axis=1, keepdims=True) for array in (logits, truth)))
 
 
 def read_text(session: DecodeSession, ids: Sequence[int]) -> tuple[list[float], list[float], list[int]]:
     """Log-probabilities of ids[1:], read all at once and token by token; the most likely ids, token by token."""
     with session.sequence() as state:
-        _, logits = state.read(ids[:-1], last=len(ids) - 1)
+        logits = state.read(ids[:-1], last=len(ids) - 1).logits
         at_once = target_logprobs(logits, ids[1:])
         state.rewind(0)
         steps = [step(state, *pair) for pair in pairwise(ids)]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
-from export.architecture import inner_size
+from export.architecture import LM_HEAD, WTE, inner_size
 from export.checkpoint import Checkpoint
 from export.codes import LEAST_BLOCK, QuantizedMatrix, QuantizedWeights, largest_block
 from export.errors import ExportError
@@ -18,8 +18,6 @@ from export.quantization.gptq import gptq
 from export.quantization.inputs import watching
 from export.quantization.recipe import DAMPING, Recipe
 
-WTE = "transformer.wte.weight"
-LM_HEAD = "lm_head.weight"
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # of a block, each a Conv1D
 CHUNK = 4  # texts in one run
 

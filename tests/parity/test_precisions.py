@@ -111,7 +111,7 @@ def session_of(bundle, *kinds, precision, threads=1):
 def read_at_once(session, ids):
     """Logits [S, V]."""
     with session.sequence() as state:
-        return state.read(ids, last=len(ids))[1].copy()
+        return state.read(ids, last=len(ids)).logits.copy()
 
 
 def read_by_token(session, ids):
@@ -315,7 +315,7 @@ def test_the_int8_graphs_say_the_same_of_a_prompt(precise, precise_bundle, lengt
     found = {}
     for kind in ("decode", "prefill"):
         with session_of(precise_bundle, kind, precision="int8").sequence() as state:
-            logits = state.read(ids, last=length)[1].copy()
+            logits = state.read(ids, last=length).logits.copy()
             found[kind] = logits, {name: array.copy() for name, array in state.cache().items()}
     (decode, past), (prefill, other) = found["decode"], found["prefill"]
     assert not np.array_equal(decode, prefill)  # or it was one graph twice

@@ -59,7 +59,7 @@ def watched(shipped):
 def assert_state_is_true(pair, state, ids, pytorch, names):
     """Every key and value it holds, and the logits behind the last id, are those of one run over these ids."""
     truth = names(pytorch(pair.truth, np.array([ids])))
-    outputs = {"logits": state.logits[None, None], **state.cache()}
+    outputs = copied(state, ids[-1])
     kept = {name: array for name, array in truth.items() if name.startswith("present.")}
     pair.assert_close(outputs, {"logits": truth["logits"][:, -1:], **kept}, f"a session of {len(ids)} tokens")
 
@@ -201,7 +201,7 @@ def test_keys_values_and_logits_are_those_of_one_run(watched, shipped, pytorch, 
 def test_a_turn_reads_only_what_is_new(watched, shipped, check_turn):
     session, state = watched
     runs, read = [], state.read
-    state.read = lambda ids, *, last: runs.append(len(ids)) or read(ids, last=last)
+    state.read = lambda ids, **asked: runs.append(len(ids)) or read(ids, **asked)
     check_turn(session, "The doctor looked at the patient and", 4)
     first = shipped.ids("The doctor looked at the patient and")
     assert runs == [len(first), 1, 1, 1]
@@ -223,12 +223,16 @@ def test_any_sequence_of_turns_stops_and_rewinds(watched, shipped, pytorch, name
         more_text, stop = random.choice([*TURNS, "", "", "s", "."]), random.sample(STOPS, random.randrange(3))
         prompt_ids = session.token_ids if session.token_ids and not more_text else shipped.ids(session.text + more_text)
         completion = check_turn(session, more_text, random.randrange(1, 12), stop=stop)
-        states.append(([*prompt_ids, *completion.token_ids][:-1], copied(state)))
+        read = [*prompt_ids, *completion.token_ids][:-1]
+        states.append((read, copied(state, read[-1])))
     assert_as_near_as_pytorch(shipped, states, pytorch, names)
 
 
-def copied(state):
-    return {"logits": state.logits[None, None].copy(), **{name: array.copy() for name, array in state.cache().items()}}
+def copied(state, last_id):
+    """Its keys and values, and the logits behind the last id that it has read."""
+    cache = {name: array.copy() for name, array in state.cache().items()}
+    state.rewind(state.length - 1)
+    return {"logits": state.step([last_id])[1][None, None].copy(), **cache}
 
 
 def assert_as_near_as_pytorch(pair, states, pytorch, names):

@@ -58,19 +58,19 @@ class FakeBatch:
         self.admitted = []  # the lengths of the prompts of each run
         self.stepped = []  # the rows of each step
 
-    def admit(self, prompts):
+    def admit(self, prompts, *, logits):
         assert len(prompts) >= 1
         assert len(self.histories) + len(prompts) <= self.rows
         self.admitted.append([len(prompt) for prompt in prompts])
         self.histories += [list(prompt) for prompt in prompts]
-        return self.results(self.histories[-len(prompts) :])
+        return self.results(self.histories[-len(prompts) :], logits)
 
-    def step(self, token_ids):
+    def step(self, token_ids, *, logits):
         assert len(token_ids) == len(self.histories) >= 1
         self.stepped.append(len(token_ids))
         for history, token in zip(self.histories, token_ids, strict=True):
             history.append(token)
-        return self.results(self.histories)
+        return self.results(self.histories, logits)
 
     def remove(self, row):
         last = self.histories.pop()
@@ -79,13 +79,13 @@ class FakeBatch:
         else:
             assert row == len(self.histories)
 
-    def results(self, histories):
+    def results(self, histories, logits):
         """The arrays of a run; the next one overwrites them."""
         if hasattr(self, "ids"):
             self.ids[...], self.logits[...] = -1, np.nan
         self.ids = np.array([following(history) for history in histories])
         self.logits = np.array([logits_after(history) for history in histories])
-        return self.ids, self.logits
+        return self.ids, self.logits if logits else self.logits[:, :0]
 
 
 def begin(prompt_ids, limit=20, **options):
@@ -142,11 +142,11 @@ def test_a_row_costs_a_step_a_token_and_leaves_at_once(work, rows):
 @every_case
 def test_nobody_waits_where_a_quarter_of_the_rows_is_free(work, rows):
     class Watched(FakeBatch):
-        def step(self, token_ids):
+        def step(self, token_ids, *, logits):
             waiting = len(work) - sum(map(len, self.admitted))
             free = self.rows - len(token_ids)
             assert not waiting or free < max(1, self.rows / 4)
-            return super().step(token_ids)
+            return super().step(token_ids, logits=logits)
 
     batch = Watched(rows)
     assert len(list(decode_together(batch, [begin(ids, limit) for ids, limit in work]))) == len(work)
@@ -372,7 +372,7 @@ def test_one_bad_prompt_and_none_is_completed(model, refusal, monkeypatch):
 
 
 def test_a_model_is_as_it_was_after_a_batch_that_failed(fresh, probes, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise MemoryError("no room")
 
     prompts = [probe.prompt for probe in probes]

@@ -76,30 +76,29 @@ def test_ids_in_chunks_of_any_size_give_pytorchs_next_token(session, longest, le
         for array in state._forward.cache.arrays:
             array.fill(np.nan)
         for length in lengths:
-            token = state.advance(ids[state.length : state.length + length])
+            token, logits = state.step(ids[state.length : state.length + length])
+            assert np.isfinite(logits).all()
             if state.length >= prompt:
-                assert token == ids[state.length] == np.argmax(state.logits)
+                assert token == ids[state.length] == np.argmax(logits)
         assert state.length == sum(lengths)
-        assert np.isfinite(state.logits).all()
 
 
 def test_a_rewound_text_is_read_on_by_the_other_graph(session, longest):
     ids, _ = longest
     with session.sequence() as state:
         for length, back in ((50, 40), (60, 20), (21, 0), (62, 61)):
-            token = state.advance(ids[state.length : length])
-            assert token == ids[length]
-            assert token == np.argmax(state.logits)
+            token, logits = state.step(ids[state.length : length])
+            assert token == ids[length] == np.argmax(logits)
             state.rewind(back)
 
 
 def test_logits_are_those_of_the_graph_that_ran_last(session, longest):
     ids, _ = longest
     with session.sequence() as state:
-        tokens, logits = state.read(ids[:40], last=3)
+        tokens, logits, _ = state.read(ids[:40], last=3)
         assert logits.shape[0] == 3
         assert tokens.tolist() == logits.argmax(axis=-1).tolist() == ids[38:41]
-        tokens, logits = state.read(ids[40:42], last=2)
+        tokens, logits, _ = state.read(ids[40:42], last=2)
         assert tokens.tolist() == logits.argmax(axis=-1).tolist() == ids[41:43]
 
 

@@ -41,13 +41,13 @@ class FakeBatch:
     def __init__(self, step):
         self.step_alone = step
 
-    def admit(self, prompts):
+    def admit(self, prompts, *, logits):
         (prompt,) = prompts
-        return self.step(prompt)
+        return self.step(prompt, logits=logits)
 
-    def step(self, token_ids):
-        following, logits = self.step_alone(token_ids)
-        return np.array([following]), logits[None]
+    def step(self, token_ids, *, logits):
+        following, row = self.step_alone(token_ids)
+        return np.array([following]), row[None] if logits else row[None, :0]
 
     def remove(self, row):
         assert row == 0

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.answer import Answer
 from runtime.scoring import Score, score_ids, windows
 
 VOCAB = 11
@@ -44,7 +45,8 @@ class FakeReader:
         self.tokens += len(token_ids)
         assert len(self.history) <= self.context
         ends = range(len(self.history) - last + 1, len(self.history) + 1)
-        return None, np.array([fake_logits(self.history[:end]) for end in ends], np.float32)
+        logits = np.array([fake_logits(self.history[:end]) for end in ends], np.float32)
+        return Answer(logits.argmax(axis=-1), logits, np.zeros(last, bool))
 
     def rewind(self, length):
         assert length <= len(self.history)
@@ -188,8 +190,8 @@ def novel(context):
 def one_by_one(model, token_ids, start, end):
     """The log-probability of the last of these ids, each read by a run of its own but the first ones."""
     with model.decode_session.sequence() as state:
-        state.advance(token_ids[start : end - 1])
-        return float(log_softmax(state.logits)[token_ids[end - 1]])
+        _, logits = state.step(token_ids[start : end - 1])
+        return float(log_softmax(logits)[token_ids[end - 1]])
 
 
 @pytest.mark.parametrize("share", [1, 2, 3, 8])

@@ -24,9 +24,9 @@ def read(monkeypatch):
     """How many tokens each run of the graph read."""
     counts, run = [], DecodeState.read
 
-    def counted(state, token_ids, *, last):
+    def counted(state, token_ids, **asked):
         counts.append(len(token_ids))
-        return run(state, token_ids, last=last)
+        return run(state, token_ids, **asked)
 
     monkeypatch.setattr(DecodeState, "read", counted)
     return counts
@@ -38,9 +38,9 @@ class FakeState:
     def __init__(self, vocab_size, token_ids):
         self.length, self.vocab_size, self.script = 0, vocab_size, iter(token_ids)
 
-    def step(self, token_ids):
+    def step(self, token_ids, *, logits):
         self.length += len(token_ids)
-        return next(self.script), np.zeros(self.vocab_size, np.float32)
+        return next(self.script), np.zeros(self.vocab_size if logits else 0, np.float32)
 
     def rewind(self, length):
         self.length = min(self.length, length)
@@ -309,11 +309,11 @@ def test_a_stream_made_before_the_session_closed_cannot_begin(model, probe, refu
 def test_an_error_in_the_middle_leaves_the_text_seen_and_a_session_that_works(model, session, probe, monkeypatch):
     run, calls = DecodeState.read, []
 
-    def failing(state, token_ids, *, last):
+    def failing(state, token_ids, **asked):
         calls.append(token_ids)
         if len(calls) == 9:
             raise MemoryError("no room")
-        return run(state, token_ids, last=last)
+        return run(state, token_ids, **asked)
 
     monkeypatch.setattr(DecodeState, "read", failing)
     stream, seen = session.stream(probe.prompt, max_new_tokens=40), []
@@ -472,10 +472,10 @@ def test_a_session_with_a_stream_under_way_is_in_use(session, probe, refusal):
 def test_a_session_in_another_thread_is_in_use(session, probe, refusal, monkeypatch):
     run, under_way, go_on = DecodeState.read, threading.Event(), threading.Event()
 
-    def waiting(state, token_ids, *, last):
+    def waiting(state, token_ids, **asked):
         under_way.set()
         assert go_on.wait(timeout=60)
-        return run(state, token_ids, last=last)
+        return run(state, token_ids, **asked)
 
     monkeypatch.setattr(DecodeState, "read", waiting)
     with ThreadPoolExecutor(1) as pool:

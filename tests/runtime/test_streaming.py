@@ -259,9 +259,9 @@ def runs(monkeypatch):
     """How many tokens each run of the graph read."""
     lengths, read = [], DecodeState.read
 
-    def counted(state, token_ids, *, last):
+    def counted(state, token_ids, **asked):
         lengths.append(len(token_ids))
-        return read(state, token_ids, last=last)
+        return read(state, token_ids, **asked)
 
     monkeypatch.setattr(DecodeState, "read", counted)
     return lengths
@@ -382,11 +382,11 @@ def test_a_stream_may_be_closed_twice_and_after_its_end(model, probe):
 def test_an_error_in_the_middle_reaches_the_caller_and_frees_the_cache(fresh, probe, monkeypatch, successes):
     calls, read = Counter(), DecodeState.read
 
-    def failing(state, token_ids, *, last):
+    def failing(state, token_ids, **asked):
         calls["read"] += 1
         if calls["read"] > successes:
             raise MemoryError("no room")
-        return read(state, token_ids, last=last)
+        return read(state, token_ids, **asked)
 
     monkeypatch.setattr(DecodeState, "read", failing)
     stream = fresh.stream(probe.prompt, max_new_tokens=20)

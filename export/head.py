@@ -1,0 +1,64 @@
+"""The end of a decode graph: logits where they are asked for, and the most likely id there and where else it is asked.
+
+Places are asked for by their number, b * S + s. `logits_indices` [N] are those whose logits are wanted; behind
+`token_indices` [T] the most likely id is enough, and a shortlist may find it in less.
+"""
+
+import numpy as np
+
+from export.linear import Linear
+from export.nodes import Nodes
+from export.shortlist import TIE, Shortlist
+from export.shortlist_nodes import add_shortlist
+
+
+def add_head(nodes: Nodes, linear: Linear, hidden: str, weight: str, shortlist: Shortlist | None) -> None:
+    """`logits` [N, V], `next_token` [N + T, 1] and `tied` [N + T, 1], whether another id may be as likely.
+
+    Args:
+        hidden: [places, C]
+        weight: [V, C]
+    """
+    asked = nodes.add("Gather", "logits_places", [hidden, "logits_indices"], axis=0)  # [N, C]
+    guessed = nodes.add("Gather", "token_places", [hidden, "token_indices"], axis=0)  # [T, C]
+    if shortlist is None:
+        _, tokens, tied = add_all_logits(nodes, linear, asked, guessed, weight)
+        nodes.add_node("Identity", "next_token", [tokens], ["next_token"])
+        nodes.add_node("Identity", "tied", [tied], ["tied"])
+        return
+    chosen, doubted = add_shortlist(nodes, shortlist, guessed, weight)
+    flags = nodes.add("Reshape", "doubted_flags", [doubted, nodes.constant("flat", [-1])])
+    doubts = nodes.add("Transpose", "doubts", [nodes.add("NonZero", "doubted_places", [flags])], perm=[1, 0])  # [U, 1]
+    rows = nodes.add("GatherND", "doubted_rows", [guessed, doubts])  # [U, C]
+    counts, tokens, tied = add_all_logits(nodes, linear, asked, rows, weight)
+    for name, found, base in (("next_token", tokens, chosen), ("tied", tied, doubted)):
+        parts = [f"{name}_asked", f"{name}_doubted"]
+        nodes.add_node("Split", f"{name}_parts", [found, counts], parts, axis=0)
+        settled = nodes.add("ScatterND", f"{name}_settled", [base, doubts, parts[1]])  # [T, 1]
+        nodes.add_node("Concat", name, [parts[0], settled], [name], axis=0)
+
+
+def add_all_logits(nodes: Nodes, linear: Linear, asked: str, others: str, weight: str) -> tuple[str, str, str]:
+    """All logits of both in one product, so that its weights are held once; those of `asked` [N, C] are `logits`.
+
+    Returns:
+        Counts [2] of both, and the most likely ids and ties [N + U, 1] of both.
+    """
+    rows = nodes.add("Concat", "head_rows", [asked, others], axis=0)
+    logits = linear.lm_head(nodes, rows, weight)  # [N + U, V]
+    sizes = [nodes.add("Shape", f"{part}.count", [part], start=0, end=1) for part in (asked, others)]
+    counts = nodes.add("Concat", "head_counts", sizes, axis=0)
+    nodes.add_node("Split", "logits", [logits, counts], ["logits", "other_logits"], axis=0)
+    best, ids = nodes.top("likeliest", logits, 2)
+    return counts, nodes.column(ids, 0), add_tied(nodes, logits, best)
+
+
+def add_tied(nodes: Nodes, logits: str, best: str) -> str:
+    """Whether the two `best` [R, 2] of logits [R, V] are nearer to each other than sums in another order may bring."""
+    least, _ = nodes.top("least_likely", logits, 1, largest=False)  # a reduction would fail where there is no row
+    first = nodes.column(best, 0)
+    ends = [nodes.add("Abs", f"{end}.size", [end]) for end in (least, first)]
+    scale = nodes.add("Max", "logits_size", ends)
+    noise = nodes.add("Mul", "logits_noise", [scale, nodes.scalar("tie", TIE, np.float32)])
+    lead = nodes.add("Sub", "lead", [first, nodes.column(best, 1)])
+    return nodes.add("LessOrEqual", "tied_rows", [lead, noise])

@@ -1,0 +1,117 @@
+"""Which ids can be the most likely one, found by fewer bytes than all of `lm_head`.
+
+`lm_head` is a third of what a token of GPT-2 small reads. A product with 8-bit codes of it, and a bound on how far
+each of its logits can be off, leave a few ids; their logits in float32 say which is the largest. Where bounds and
+float32's own noise leave a doubt, all logits are computed. So what comes out is what all logits would say.
+
+The bound is that of Cauchy and Schwarz, for a row w of the matrix, its codes' row q, and the input x, rounded to x + r:
+|w x - q (x + r)| <= |w - q| |x| + |q| |r|. Rows are quantized less their mean, which adds the same to all logits, and
+with every input scaled to a typical size of 1, which keeps a few large inputs from widening every bound.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import GPT2LMHeadModel
+
+from export.codes import (
+    LEAST_BLOCK,
+    MOST_BLOCK,
+    QuantizedMatrix,
+    QuantizedWeights,
+    as_quantized,
+    largest_block,
+    round_to_codes,
+)
+from export.head_inputs import head_inputs
+
+CODES = "shortlist"
+BITS = 8
+CANDIDATES = 64
+LEAST_BYTES = 8 << 20  # of lm_head in float32; what a shortlist costs is more than it saves of a smaller one
+LEAST_CERTAIN = 0.9  # of the inputs tried; where more are in doubt, both products are run too often
+TIE = 2.0**-16  # of the largest logit: closer ones might change places if sums had another order
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Of `lm_head`'s weights [V, C].
+
+    Attributes:
+        matrix: Codes of the weights, centred and scaled.
+        scaling: [C], what inputs are multiplied with.
+        mean: [C, 1], of the weights of all ids.
+        bounds: [2, V], the norms of what the codes leave out, and of what they stand for.
+        longest: The largest norm of a row of the weights.
+    """
+
+    matrix: QuantizedMatrix
+    scaling: Tensor
+    mean: Tensor
+    bounds: Tensor
+    longest: float
+
+    def weights(self) -> QuantizedWeights:
+        """What the nodes read."""
+        return QuantizedWeights({CODES: self.matrix}, self._tensors())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"shortlist.scaling": self.scaling, "shortlist.mean": self.mean, "shortlist.bounds": self.bounds}
+
+
+@torch.no_grad()
+def find_shortlist(model: GPT2LMHeadModel) -> Shortlist | None:
+    """For a model in float32, if a shortlist pays."""
+    weights = model.lm_head.weight
+    if 4 * weights.numel() < LEAST_BYTES or weights.shape[1] % LEAST_BLOCK:
+        return None
+    inputs = head_inputs(model)
+    shortlist = make_shortlist(weights, inputs)
+    return shortlist if certain_share(shortlist, weights, inputs) >= LEAST_CERTAIN else None
+
+
+def make_shortlist(weights: Tensor, inputs: Tensor) -> Shortlist:
+    """For `weights` [V, C], V at least `CANDIDATES`; `inputs` [R, C] are some that `lm_head` is given."""
+    weights = weights.double()
+    size = inputs.double().square().mean(0).sqrt()
+    size = size.clamp(min=max(float(size.max()) * 1e-3, 1e-6))
+    mean = weights.mean(0)
+    scaling = (1 / size).float()
+    target = (weights - mean.float()) / scaling
+    matrix = round_to_nearest(target)
+    kept = matrix.dequantized().double()
+    bounds = torch.stack([(target - kept).norm(dim=1), kept.norm(dim=1)])
+    return Shortlist(matrix, scaling, mean.float()[:, None], bounds.float(), float(weights.norm(dim=1).max()))
+
+
+def round_to_nearest(weights: Tensor) -> QuantizedMatrix:
+    """Of weights [N, K], a scale for the largest of each block."""
+    blocks = weights.reshape(len(weights), -1, largest_block(weights.shape[1], MOST_BLOCK))
+    scales = (blocks.abs().amax(-1, keepdim=True) / (2 ** (BITS - 1) - 1)).clamp(min=1e-20).float().double()
+    return as_quantized(round_to_codes(blocks, scales, BITS).flatten(1), scales[..., 0], BITS)
+
+
+def certain_share(shortlist: Shortlist, weights: Tensor, inputs: Tensor) -> float:
+    """The part of `inputs` [R, C] for which the bounds leave no doubt, worked out here as in the graph."""
+    scaled = inputs * shortlist.scaling
+    guessed = scaled @ shortlist.matrix.dequantized().T
+    sizes = torch.stack([scaled.norm(dim=1), rounding_size(scaled, shortlist.matrix.kernel_block)], dim=1)
+    upper = (guessed + sizes @ shortlist.bounds).topk(CANDIDATES)
+    exact = torch.einsum("rc,rkc->rk", inputs, weights[upper.indices]).topk(2).values
+    rival = torch.maximum(exact[:, 1], upper.values[:, -1] + (inputs @ shortlist.mean)[:, 0])
+    certain = exact[:, 0] - rival > TIE * shortlist.longest * inputs.norm(dim=1)
+    return float(certain.float().mean())
+
+
+def rounding_size(scaled: Tensor, block: int) -> Tensor:
+    """The most [R] that rounding inputs [R, C] to 8 bits, block by block, changes of them: half a step of each."""
+    largest = scaled.reshape(len(scaled), -1, block).abs().amax(-1)
+    size: Tensor = largest.norm(dim=1) * rounding_factor(block)
+    return size
+
+
+def rounding_factor(block: int) -> float:
+    """By the norm of the blocks' largest inputs."""
+    return math.sqrt(block) / 254
