@@ -106,7 +106,8 @@ def novel_turns(model: runtime.Model, options: argparse.Namespace) -> Iterator[t
 def read_through(model: runtime.Model, ids: list[int], count: int, *, drafted: bool) -> float:
     """Seconds for the last `count` of `ids`."""
     with model.decode_session.sequence() as state:
-        step = DraftedStep(state, [PromptLookup()], (), len(ids)) if drafted else state.step
+        plain = partial(state.step, logits=False)
+        step = DraftedStep(state, [PromptLookup()], (), len(ids), logits=False) if drafted else plain
         step(ids[:-count])
         return timed(lambda: [step([token]) for token in ids[-count:]])[1]
 

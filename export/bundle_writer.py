@@ -23,6 +23,7 @@ from export.reference_graph import build_reference_graph
 from export.shortlist import find_shortlist
 from export.weights import StoredTensor, write_weights
 from runtime.bundle import file_sha256
+from runtime.forward import MANY
 from runtime.manifest import NAME, Architecture, FileRecord, Graph, Manifest, Source
 from runtime.onnx_runtime import load_onnxruntime
 
@@ -60,11 +61,11 @@ def write_decode_graph(checkpoint: Checkpoint, weights: dict[str, StoredTensor],
 def write_quantized_graphs(
     checkpoint: Checkpoint, recipe: Recipe, weights: QuantizedWeights, folder: Path
 ) -> list[Graph]:
-    """The decode graph of a precision and, where it pays, a prefill graph on the same weights file."""
+    """The decode graph of a precision and, if it would ever run, a prefill graph on the same weights file."""
     precision = recipe.precision
     stored = write_quantized(weights, folder / "onnx" / f"decode_{precision}.onnx_data")
     linears: dict[str, Linear] = {"decode": BlockLinear(weights.matrices)}
-    if recipe.integer_prefill:
+    if recipe.integer_prefill and checkpoint.config.n_positions >= MANY:
         linears["prefill"] = IntegerLinear(weights.matrices)
     graphs = [Graph(f"onnx/{kind}_{precision}.onnx", kind, precision) for kind in linears]
     for graph, linear in zip(graphs, linears.values(), strict=True):

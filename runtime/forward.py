@@ -6,7 +6,7 @@ from typing import Any
 from runtime.bound_graph import BoundGraph
 from runtime.key_value_cache import KeyValueCache
 
-MANY = 32  # tokens a row, from which on a prefill graph runs; loading it takes as long as it saves in a few such runs
+MANY = 128  # tokens a row; a prefill graph saves 26 ms of fewer of GPT-2 small's, and takes 0.5 s and 330 MB to load
 
 
 class Forward:

@@ -32,7 +32,7 @@ def load(
             run. What comes out stays the same.
         device: `"auto"` or `"cpu"`.
         threads: Threads of one call, 1 or more; by default the CPUs that this process may use.
-        verify: Check every file's SHA-256 first; sizes and presence are checked in any case.
+        verify: Check the SHA-256 of every file that it reads; sizes and presence of all are checked in any case.
 
     Raises:
         BundleError: The bundle is missing, damaged, newer than this release, not a bundle, or lacks the precision.
@@ -45,7 +45,7 @@ def load(
     precision, draft = check_precision(precision), check_draft_precision(draft, precision)
     device, threads = check_device(device), check_threads(threads)
     bundle = open_bundle(find_model(path), verify=verify)
-    with weights_verified(bundle, verify=verify):
+    with weights_verified(bundle, filter(None, (precision, draft)) if verify else ()):
         model = Model(bundle, precision=precision, device=device, threads=threads, draft=draft)
     logger.info("%s runs in %s on %s", bundle.folder, precision, device)
     return model

@@ -1,6 +1,7 @@
 """A loaded bundle: completing, streaming, scoring, and sessions."""
 
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Unpack, overload
 
 from runtime.bundle import Bundle
@@ -38,8 +39,10 @@ class Model:
         self.bundle = bundle
         self.device = device
         self.precision = precision
-        self.prompting = Prompting(bundle)
-        self.decode_session = open_decode_session(bundle, precision=precision, device=device, threads=threads)
+        with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
+            prompting = beside.submit(Prompting, bundle)
+            self.decode_session = open_decode_session(bundle, precision=precision, device=device, threads=threads)
+        self.prompting = prompting.result()
         drafts = open_decode_session(bundle, precision=draft, device=device, threads=DRAFT_THREADS) if draft else None
         self._drafting = Drafting(exact=precision in EXACT, session=drafts)
 

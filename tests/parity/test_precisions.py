@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import math
+import shutil
 import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -48,7 +49,7 @@ WEIGHTS = {"int8": 0.03, "int4": 0.2}
 NATS = {"int8": 0.3, "int4": 2.0}
 COST = {"int8": 0.01, "int4": 0.1}  # of perplexity, as the recipes allow
 AGREEMENT = {"int8": 0.95, "int4": 0.85}  # a token in forty and one in ten differ: where two are nearly as likely
-MANY = 32  # tokens, from which on int8 has a graph of its own
+MANY = 128  # tokens, from which on int8 has a graph of its own
 EMMA = (
     "Emma Woodhouse, handsome, clever, and rich, with a comfortable home and happy disposition, seemed to unite some "
     "of the best blessings of existence; and had lived nearly twenty-one years in the world with very little to "
@@ -255,6 +256,25 @@ def test_both_int8_graphs_share_their_weights(precise_bundle):
     assert all(decode[name] == prefill[name] for name in decode.keys() & prefill.keys())
 
 
+@pytest.mark.parametrize("damaged", ["model.onnx_data", "decode_int8.onnx_data", "decode_int4.onnx_data"])
+def test_damaged_weights_are_refused_by_what_reads_them_and_by_nothing_else(precise_bundle, tmp_path, damaged):
+    folder = tmp_path / "bundle"
+    shutil.copytree(precise_bundle, folder, ignore=shutil.ignore_patterns(damaged))
+    content = bytearray((precise_bundle / "onnx" / damaged).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "onnx" / damaged).write_bytes(content)
+    readers = {"model.onnx_data": ["fp32"], "decode_int8.onnx_data": ["int8"], "decode_int4.onnx_data": ["int4"]}
+    for precision in ("fp32", *PRECISIONS):
+        if precision in readers[damaged]:
+            with pytest.raises(runtime.BundleError, match=damaged):
+                runtime.load(folder, precision=precision)
+        else:
+            runtime.load(folder, precision=precision)
+    if damaged == "decode_int4.onnx_data":
+        with pytest.raises(runtime.BundleError, match=damaged):
+            runtime.load(folder, draft="int4")
+
+
 @pytest.mark.parametrize(("name", "bits"), [("int8", 8), ("int4", 4)])
 def test_the_file_is_as_small_as_the_codes_are(precise, precise_bundle, name, bits):
     """The blocks' matrices in so many bits, the embedding in 8, all else in float32; gaps of a page a tensor."""
@@ -308,7 +328,7 @@ def test_perplexity_is_that_of_the_checkpoint_within_what_the_recipe_allows(read
     assert abs(math.exp(found - expected) - 1) < COST[precision]
 
 
-@pytest.mark.parametrize("length", [MANY, MANY + 1, 100, 190])
+@pytest.mark.parametrize("length", [32, MANY, MANY + 1, 190])
 def test_the_int8_graphs_say_the_same_of_a_prompt(precise, precise_bundle, length):
     """They differ in how inputs are rounded, by row or by block, each with an error of its own: √2 times one."""
     ids = precise.ids(EMMA)[:length]
@@ -324,8 +344,8 @@ def test_the_int8_graphs_say_the_same_of_a_prompt(precise, precise_bundle, lengt
         assert np.linalg.norm(other[name] - past[name]) < math.sqrt(2) * INPUTS * np.linalg.norm(past[name]), name
 
 
-@pytest.mark.parametrize(("length", "kind"), [(MANY - 1, "decode"), (MANY, "prefill"), (60, "prefill")])
-def test_int8_reads_32_tokens_and_more_by_the_prefill_graph(precise, precise_bundle, length, kind):
+@pytest.mark.parametrize(("length", "kind"), [(MANY - 1, "decode"), (MANY, "prefill"), (180, "prefill")])
+def test_int8_reads_128_tokens_and_more_by_the_prefill_graph(precise, precise_bundle, length, kind):
     ids = precise.ids(WAR)[:length]
     both = session_of(precise_bundle, "decode", "prefill", precision="int8")
     alone = session_of(precise_bundle, kind, precision="int8")
@@ -525,7 +545,7 @@ def test_a_gpt2_of_any_kind_is_exported(tiny, precise):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, seeded_checkpoint):
-    return seeded_checkpoint(tmp_path_factory.mktemp("defects") / "tiny", n_layer=2, n_positions=40)
+    return seeded_checkpoint(tmp_path_factory.mktemp("defects") / "tiny", n_layer=2, n_positions=150)
 
 
 @pytest.mark.parametrize("precisions", [("int8",), ("int4",), ("fp32", "int8", "int4")], ids=",".join)
@@ -566,6 +586,14 @@ def test_the_command_takes_precisions_with_commas(checkpoint, tmp_path, monkeypa
         assert (ended.value.code, output, errors.splitlines()[-1]) == (code, "", message)
         assert "Traceback" not in errors
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("n_positions", "kinds"), [(MANY - 1, ["decode"]), (MANY, ["decode", "prefill"])])
+def test_a_prefill_graph_is_written_where_a_text_can_be_that_long(tmp_path, seeded_checkpoint, n_positions, kinds):
+    folder = seeded_checkpoint(tmp_path / "short", n_layer=1, n_positions=n_positions)
+    export_bundle(str(folder), tmp_path / "bundle", precisions="int8")
+    graphs = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["graphs"]
+    assert [graph["kind"] for graph in graphs if graph["precision"] == "int8"] == kinds
 
 
 packed, kernel_scales = QuantizedMatrix.packed, QuantizedMatrix.kernel_scales

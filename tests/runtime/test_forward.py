@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 
 import runtime.decode_session
+import runtime.forward
 from runtime.bundle import open_bundle
 from runtime.decode_session import DecodeSession
 from runtime.errors import BundleError
 
-MANY = 32  # ids a row, from which on the prefill graph runs
+MANY = 32  # ids a row, from which on the prefill graph runs here, as the probes are no longer
+
+
+@pytest.fixture(autouse=True)
+def fewer_are_many(monkeypatch):
+    assert runtime.forward.MANY == 128  # as docs/precisions.md says
+    monkeypatch.setattr(runtime.forward, "MANY", MANY)
 
 
 @pytest.fixture
