@@ -24,8 +24,9 @@ PROMPT = "It is a truth universally acknowledged, that a single man in possessio
 HISTORY, NEW = 900, 20  # tokens
 SAMPLED = {"seed": 1, "ignore_eos": True}
 WAYS = {
-    "greedy": {},
-    "greedy, stop strings": {"stop": ["\n\n\n", "never said"]},
+    "greedy": {"draft": False},
+    "greedy, drafted": {},
+    "greedy, stop strings": {"draft": False, "stop": ["\n\n\n", "never said"]},
     "greedy, 5 log-probabilities": {"logprobs": 5},
     "greedy, repetition penalty": {"repetition_penalty": 1.2},
     "temperature": {"temperature": 0.8, **SAMPLED},

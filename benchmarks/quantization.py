@@ -85,7 +85,7 @@ class Bench:
         self.stored, parameters = copy_weights(checkpoint, folder)
         self.architecture: Architecture = describe(checkpoint.config, parameters)
         build_decode_graph(checkpoint.config, FloatLinear(), self.stored, self.float32())
-        self.texts = own_texts(checkpoint, folder, lambda _: None)[:CALIBRATION]
+        self.texts = own_texts(checkpoint, self.float32(), lambda _: None)[:CALIBRATION]
         tokenizer = Tokenizer(checkpoint.folder / "tokenizer.json")
         books = [ROOT.parent / "shared" / "corpus" / f"{book}.txt" for book in BOOKS]
         texts = [book.read_text(encoding="utf-8-sig") for book in books]
@@ -111,15 +111,18 @@ class Bench:
             yield f"int4, ONNX Runtime's HQQ, block {block}, embedding fp32", self.library("hqq", block)
         yield "int4, ONNX Runtime's k-quant, block 32, embedding fp32", self.library("k_quant", 32)
         for block in (32, 128):
-            recipe = replace(int4, block=block, embedding_bits=8)
+            recipe = replace(int4, block=block, embedding_block=block)
             yield f"int4, GPTQ, block {block}, embedding fp32", self.ours(recipe, linear=FloatEmbedding)
         for block in (32, 128):
             for bits in (4, 8):
-                recipe = replace(int4, block=block, embedding_bits=bits)
+                recipe = replace(int4, block=block, embedding_block=block, embedding_bits=bits)
                 yield f"int4, fitted rounding, block {block}, embedding int{bits}", self.ours(recipe, PLAIN_ROUNDING)
                 yield f"int4, GPTQ, block {block}, embedding int{bits}", self.ours(recipe)
         for block in (32, 128):
-            yield f"int8, GPTQ, block {block}, embedding int8", self.ours(replace(int8, block=block))
+            yield (
+                f"int8, GPTQ, block {block}, embedding int8",
+                self.ours(replace(int8, block=block, embedding_block=block)),
+            )
         yield "int8, GPTQ, a scale an output, embedding int8", self.ours(int8)
         yield "int8, the same, integer products", self.ours(int8, linear=IntegerLinear)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.bundle_writer import (
+    DECODE,
     copy_weights,
     make_manifest,
     record_file,
@@ -69,7 +70,7 @@ def export_bundle(
         quantized = []
         if recipes:
             with steps.step("Sampling texts to calibrate by") as progress:
-                texts = own_texts(source, folder, progress)
+                texts = own_texts(source, folder / DECODE.path, progress)
         for recipe in recipes:
             with steps.step(f"Quantizing to {recipe.precision}") as progress:
                 quantized_weights = quantize_checkpoint(source, texts[:CALIBRATION], recipe, progress)

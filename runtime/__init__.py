@@ -10,6 +10,7 @@
     pieces = model.stream("It was a bright cold day", stop=".")
     perplexity = model.score("It was a bright cold day in April.").perplexity
     session = model.session()
+    print(runtime.doctor())
 
 What can be raised, all the way down:
 
@@ -34,6 +35,7 @@ __all__ = [
     "Stream",
     "TokenLogprob",
     "complete",
+    "doctor",
     "load",
 ]
 
@@ -42,6 +44,7 @@ if not started_as_command():  # a command says the same in one line, without a t
 
 from runtime.completion import Completion
 from runtime.default_model import complete
+from runtime.diagnosis import doctor
 from runtime.loading import load
 from runtime.logprobs import TokenLogprob
 from runtime.model import Model

@@ -8,13 +8,13 @@ PATIENCE = 3  # drafts in a row that come to nothing, before more ids must have 
 
 
 class PromptLookup:
-    """Drafts for one text. They get longer while they are right, and rarer while they are wrong."""
+    """Drafts for one text: few until one was right, then longer while they are, and few again while they are wrong."""
 
     def __init__(self) -> None:
         self._ends: dict[tuple[int, ...], int] = {}  # some ids -> the place behind where they stood last
         self._indexed = 0
         self._length = SHORTEST
-        self._wrong = 0
+        self._wrong = PATIENCE  # a novel has pairs of ids that come again, but hardly ever what followed them
 
     def draft(self, ids: Sequence[int], most: int) -> list[int]:
         """At most `most` ids that may follow `ids`; none where nothing speaks for any."""

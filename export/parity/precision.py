@@ -100,13 +100,13 @@ def judge_quality(
     session: DecodeSession, model: GPT2LMHeadModel, weights: QuantizedWeights, texts: Ids, recipe: Recipe
 ) -> Quality:
     """`model` is the checkpoint in float32, and has the codes' weights afterwards; `texts` [B, S]."""
-    expected, float32 = most_likely(model, texts), math.exp(loss(model, torch.from_numpy(texts)))
+    loss, expected = read_by_pytorch(model, texts)
     read = [read_text(session, text.tolist()) for text in texts]
     at_once, by_token, ids = zip(*read, strict=True)
     with_weights(model, weights)
     return Quality(
         recipe.precision,
-        float32=float32,
+        float32=math.exp(loss),
         at_once=math.exp(-np.mean(at_once)),
         token_by_token=math.exp(-np.mean(by_token)),
         agreement=float((np.array(ids) == expected).mean()),
@@ -116,16 +116,11 @@ def judge_quality(
 
 
 @torch.no_grad()
-def loss(model: GPT2LMHeadModel, texts: torch.Tensor) -> float:
-    """The mean negative log-probability of a token of `texts` [B, S]."""
-    return float(np.mean([cross_entropy(model(text[None, :-1]).logits[0], text[1:]).item() for text in texts]))
-
-
-@torch.no_grad()
-def most_likely(model: GPT2LMHeadModel, texts: Ids) -> Ids:
-    """The id [B, S - 1] that `model` expects behind each but the last."""
-    ids: Ids = torch.cat([model(torch.from_numpy(text[None, :-1])).logits.argmax(-1) for text in texts]).numpy()
-    return ids
+def read_by_pytorch(model: GPT2LMHeadModel, texts: Ids) -> tuple[float, Ids]:
+    """Of `texts` [B, S]: the mean negative log-probability of an id, and the ids [B, S - 1] that it expects instead."""
+    logits = [model(torch.from_numpy(text[None, :-1])).logits[0] for text in texts]
+    losses = [cross_entropy(row, torch.from_numpy(text[1:])).item() for row, text in zip(logits, texts, strict=True)]
+    return float(np.mean(losses)), torch.stack(logits).argmax(-1).numpy()
 
 
 @torch.no_grad()

@@ -18,11 +18,11 @@ LONGEST = 256
 CALIBRATION = 16  # of the texts; the others judge what came of it
 
 
-def own_texts(checkpoint: Checkpoint, folder: Path, progress: Progress) -> NDArray[np.int64]:
-    """Texts [TEXTS, S] from the decode graph in `folder`, the one that is there already."""
+def own_texts(checkpoint: Checkpoint, path: Path, progress: Progress) -> NDArray[np.int64]:
+    """Texts [TEXTS, S] from the checkpoint's decode graph at `path`."""
     config = checkpoint.config
     architecture = describe(config, parameters=1)
-    session = DecodeSession(folder / "onnx" / "decode.onnx", architecture, device="cpu", threads=None)
+    session = DecodeSession(path, architecture, device="cpu", threads=None)
     start = config.bos_token_id if config.bos_token_id in range(config.vocab_size) else 0
     length = min(LONGEST, config.n_positions)
     return sample_texts(session, start, length, lambda done: progress(f"{done} of {length} tokens"))

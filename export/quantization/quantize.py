@@ -101,7 +101,7 @@ def quantize_embedding(model: GPT2LMHeadModel, texts: Tensor, recipe: Recipe) ->
     matrices = {}
     for name in embedding_names(model):
         weights, inputs = model.get_parameter(name), embedding_gram(model, name, gram)
-        matrices[name] = quantize_matrix(weights, inputs, recipe.embedding_bits, recipe.block)
+        matrices[name] = quantize_matrix(weights, inputs, recipe.embedding_bits, recipe.embedding_block)
         weights.copy_(matrices[name].dequantized())
     return matrices
 

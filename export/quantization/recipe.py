@@ -14,6 +14,7 @@ class Recipe:
         bits: Of the matrices in the blocks.
         block: Weights a scale, at most; None is all the weights of an output.
         embedding_bits: Of `wte`, which is `lm_head` too.
+        embedding_block: Weights a scale there.
         most_cost: What it may cost of perplexity, relative to float32, before an export fails.
     """
 
@@ -21,6 +22,7 @@ class Recipe:
     bits: int
     block: int | None
     embedding_bits: int
+    embedding_block: int
     most_cost: float
 
     @property
@@ -30,8 +32,8 @@ class Recipe:
 
 
 RECIPES = {
-    "int8": Recipe("int8", bits=8, block=None, embedding_bits=8, most_cost=0.01),
-    "int4": Recipe("int4", bits=4, block=128, embedding_bits=8, most_cost=0.1),
+    "int8": Recipe("int8", bits=8, block=None, embedding_bits=8, embedding_block=128, most_cost=0.01),
+    "int4": Recipe("int4", bits=4, block=128, embedding_bits=8, embedding_block=128, most_cost=0.1),
 }
 DAMPING = 0.05
 PRECISIONS = ("fp32", *RECIPES)

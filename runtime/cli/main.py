@@ -6,11 +6,11 @@ import os
 import sys
 
 from runtime import __version__
-from runtime.cli import batch, complete, score, verify
+from runtime.cli import batch, complete, doctor, score, verify
 from runtime.cli.arguments import OneLineParser, one_line
 from runtime.errors import BundleError
 
-COMMANDS = (complete, batch, score, verify)
+COMMANDS = (complete, batch, score, verify, doctor)
 
 
 def main() -> None:

@@ -128,11 +128,21 @@ def test_no_draft_goes_beyond_the_end_of_the_text():
     assert max(state.runs) <= 9
 
 
+def after_a_right_one():
+    """From then on two ids are enough to go by."""
+    lookup = PromptLookup()
+    lookup.judge(2, 2)
+    return lookup
+
+
 def test_lookup_finds_what_came_behind_the_last_ids_before():
     lookup = PromptLookup()
     assert lookup.draft([1, 2, 3, 4], 8) == []
-    assert lookup.draft([1, 2, 3, 4, 1, 2], 8) == [3, 4]
+    assert lookup.draft([1, 2, 3, 4, 1, 2], 8) == []
+    assert lookup.draft([1, 2, 3, 4, 5, 1, 2, 3, 4], 8) == [5, 1]
     lookup.judge(2, 2)
+    lookup = after_a_right_one()
+    assert lookup.draft([1, 2, 3, 4, 1, 2], 8) == [3, 4, 1, 2]
     assert lookup.draft([1, 2, 3, 4, 1, 2, 3, 4, 5, 9, 9, 3, 4], 8) == [5, 9, 9, 3]  # where they stood last
     assert lookup.draft([1, 2, 3, 4, 1, 2, 3, 4, 5, 9, 9, 3, 4], 1) == [5]
 
@@ -146,7 +156,7 @@ def test_lookup_goes_on_with_what_repeats_itself():
 
 
 def test_lookup_wants_more_to_go_by_after_drafts_that_were_wrong():
-    lookup, ids = PromptLookup(), [1, 2, 3, 4, 5, 6, 8, 1, 2]
+    lookup, ids = after_a_right_one(), [1, 2, 3, 4, 5, 6, 8, 1, 2]
     for _ in range(PATIENCE):
         assert lookup.draft(ids, 8)
         lookup.judge(2, 0)

@@ -19,6 +19,7 @@ NAMES = [
     "Stream",
     "TokenLogprob",
     "complete",
+    "doctor",
     "load",
 ]
 

@@ -1,0 +1,101 @@
+"""Everything that the findings are drawn from, gathered once."""
+
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+
+from runtime.diagnosis.gpus import Gpu, find_gpus
+from runtime.diagnosis.libraries import find_libraries, wanted_libraries
+from runtime.diagnosis.probe import probe_providers
+from runtime.diagnosis.wheels import LIBRARIES, ONNX_RUNTIMES, installed
+from runtime.threads import affinity_cpus, available_cpus
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is here.
+
+    Attributes:
+        python, platform: As they name themselves.
+        packages: Versions of this package and what it needs.
+        wheels: Versions of the packages that hold ONNX Runtime, of which there should be one.
+        import_error: Why `import onnxruntime` fails, or None.
+        cuda: The version of CUDA that the wheel was built for, "" for a CPU-only wheel.
+        providers: Why each does not work, None where it does.
+        libraries: Where each library of the CUDA provider lies, None where nowhere; empty for a CPU-only wheel.
+        gpus: NVIDIA's cards.
+        no_gpu: Why there is none, or None.
+        cpus: That this process may be scheduled on.
+        threads: What `threads` is by default: `cpus`, or fewer by a cgroup's quota.
+        telemetry: Whether ONNX Runtime may send any.
+    """
+
+    python: str
+    platform: str
+    packages: Mapping[str, str]
+    wheels: Mapping[str, str]
+    import_error: str | None = None
+    cuda: str = ""
+    providers: Mapping[str, str | None] = field(default_factory=dict)
+    libraries: Mapping[str, str | None] = field(default_factory=dict)
+    gpus: tuple[Gpu, ...] = ()
+    no_gpu: str | None = None
+    cpus: int = 1
+    threads: int = 1
+    telemetry: bool = False
+
+    @property
+    def cuda_major(self) -> int:
+        """0 for a CPU-only wheel."""
+        major = self.cuda.partition(".")[0]
+        return int(major) if major.isdigit() else 0
+
+
+def gather() -> Facts:
+    onnxruntime, import_error = import_onnxruntime()
+    gpus, no_gpu = find_gpus()
+    facts = Facts(
+        python=f"{platform.python_version()} ({sys.executable})",
+        platform=platform.platform(),
+        packages=installed(LIBRARIES),
+        wheels=installed(ONNX_RUNTIMES),
+        import_error=import_error,
+        cuda=built_for_cuda(),
+        providers=probe_providers(onnxruntime) if onnxruntime else {},
+        gpus=gpus,
+        no_gpu=no_gpu,
+        cpus=affinity_cpus(),
+        threads=available_cpus(),
+        telemetry=os.environ.get("ORT_DISABLE_TELEMETRY") != "1",
+    )
+    return with_libraries(facts)
+
+
+def with_libraries(facts: Facts) -> Facts:
+    """Those of the CUDA version that the wheel wants; the names of other systems' are not known here."""
+    if not facts.cuda_major or sys.platform != "linux":
+        return facts
+    return replace(facts, libraries=find_libraries(wanted_libraries(facts.cuda_major)))
+
+
+def import_onnxruntime() -> tuple[ModuleType | None, str | None]:
+    """The module as it is, even if two wheels made it, or why it cannot be imported."""
+    try:
+        module = importlib.import_module("onnxruntime")
+        module.get_available_providers()  # a folder that an uninstalled wheel left behind has none
+    except Exception as error:  # a broken binary raises anything
+        return None, " ".join(str(error).split()) or type(error).__name__
+    return module, None
+
+
+def built_for_cuda() -> str:
+    """What the wheel says of itself; "" if it says nothing."""
+    try:
+        info = importlib.import_module("onnxruntime.capi.build_and_package_info")
+    except Exception:  # what is wrong, `import_error` tells
+        return ""
+    return str(getattr(info, "cuda_version", "") or "")

@@ -1,0 +1,111 @@
+"""What the facts mean, and the command that mends each thing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.diagnosis.facts import Facts
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+LEAST_ONNXRUNTIME = (1, 27)
+LEAST_DRIVER = {12: 525, 13: 580}  # for the major version of CUDA: NVIDIA's CUDA compatibility guide, for Linux
+LEAST_CAPABILITY = {12: 6.0, 13: 7.5}  # CUDA 13 has no code for Maxwell, Pascal and Volta any more
+LATEST_CUDA = 13  # what onnxruntime-gpu on PyPI is built for from 1.27 on
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`problem` keeps something from working, `warning` is worth knowing; `fix` is a command, or what to do."""
+
+    level: Literal["problem", "warning"]
+    what: str
+    fix: str
+
+
+def find(facts: Facts) -> tuple[Finding, ...]:
+    return (*of_installation(facts), *of_cuda(facts), *of_settings(facts))
+
+
+def of_installation(facts: Facts) -> Iterator[Finding]:
+    if not facts.wheels:
+        yield Finding("problem", "no ONNX Runtime is installed", 'pip install "gpt2-onnx[cpu]" (or [gpu] for CUDA)')
+        return
+    if len(facts.wheels) > 1:
+        names = list(facts.wheels)
+        yield Finding(
+            "problem",
+            f"{' and '.join(names)} are installed over one another",
+            f'pip uninstall -y {" ".join(names)} && pip install "gpt2-onnx[cpu]" (or [gpu] for CUDA)',
+        )
+    elif facts.import_error:
+        (name,) = facts.wheels
+        fix = f"pip install --force-reinstall --no-deps {name}=={facts.wheels[name]}"
+        yield Finding("problem", f"onnxruntime cannot be imported: {facts.import_error}", fix)
+    for name, version in facts.wheels.items():
+        if parsed(version) < LEAST_ONNXRUNTIME:
+            least = ".".join(map(str, LEAST_ONNXRUNTIME))
+            yield Finding(
+                "problem", f"{name} {version} is older than {least}", f'pip install --upgrade "{name}>={least}"'
+            )
+    if not facts.import_error and facts.providers.get(CPU, "it is not in this build"):
+        reason = facts.providers.get(CPU, "it is not in this build")
+        yield Finding("problem", f"the CPU provider does not work: {reason}", "reinstall ONNX Runtime")
+
+
+def parsed(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def of_cuda(facts: Facts) -> Iterator[Finding]:
+    """Why CUDA does not run here, unless it does, nobody wants it, or the installation must be mended first."""
+    if facts.import_error or len(facts.wheels) != 1 or facts.providers.get(CUDA, "") is None:
+        return
+    (name,) = facts.wheels
+    if name != "onnxruntime-gpu":
+        if facts.gpus:
+            fix = f'pip uninstall -y {name} && pip install "gpt2-onnx[gpu]"'
+            yield Finding("warning", f"{facts.gpus[0].name} is not used: {name} is built without CUDA", fix)
+        return
+    causes = list(cuda_causes(facts))
+    yield from causes
+    if not causes:
+        reason = facts.providers.get(CUDA) or "the provider is not in this build"
+        yield Finding("problem", f"CUDA does not run: {reason}", 'pip install --force-reinstall "gpt2-onnx[gpu]"')
+
+
+def cuda_causes(facts: Facts) -> Iterator[Finding]:
+    """What is known to keep CUDA from running where the wheel has it."""
+    cuda = facts.cuda_major or LATEST_CUDA
+    if facts.no_gpu:
+        fix = f"install NVIDIA's driver, {LEAST_DRIVER.get(cuda, 580)} or newer; in a container: docker run --gpus all"
+        yield Finding("problem", f"there is no NVIDIA driver, or no card: {facts.no_gpu}", fix)
+    for number, gpu in enumerate(facts.gpus):
+        least = LEAST_DRIVER.get(cuda, 0)
+        if number == 0 and parsed(gpu.driver)[:1] < (least,):
+            yield Finding(
+                "problem",
+                f"the NVIDIA driver is {gpu.driver}; CUDA {cuda}, for which this wheel is built, needs {least}",
+                f"update the driver to {least} or newer",
+            )
+        if gpu.compute_capability < LEAST_CAPABILITY.get(cuda, 0):
+            yield Finding(
+                "problem",
+                f"{gpu.name} has compute capability {gpu.compute_capability}; CUDA {cuda} needs "
+                f"{LEAST_CAPABILITY[cuda]}",
+                "use a newer card, or device='cpu'",
+            )
+    missing = [name for name, place in facts.libraries.items() if place is None]
+    if missing:
+        fix = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
+        yield Finding("problem", f"libraries of CUDA {cuda} and cuDNN 9 are missing: {', '.join(missing)}", fix)
+
+
+def of_settings(facts: Facts) -> Iterator[Finding]:
+    if facts.telemetry:
+        yield Finding("warning", "ONNX Runtime may send telemetry", "export ORT_DISABLE_TELEMETRY=1")
+    if facts.threads < facts.cpus:
+        yield Finding(
+            "warning",
+            f"a quota leaves {facts.threads} of {facts.cpus} CPUs; that is what threads are by default",
+            "raise the container's CPU limit if more are meant",
+        )

@@ -1,0 +1,327 @@
+"""The diagnosis, each branch of it by made-up facts; and the facts, by made-up machines and by this one."""
+
+import json
+import os
+import stat
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import runtime
+from runtime.diagnosis import facts as gathering
+from runtime.diagnosis.facts import Facts
+from runtime.diagnosis.findings import find
+from runtime.diagnosis.gpus import Gpu, find_gpus
+from runtime.diagnosis.libraries import find_libraries, wanted_libraries
+from runtime.diagnosis.probe import one_node_model, probe_providers
+from runtime.diagnosis.report import Diagnosis
+
+H200 = Gpu("NVIDIA H200", 143_771, 143_000, "580.65.06", 9.0)
+HERE = "/usr/lib/here"
+ON_CPU = Facts(
+    python="3.12.1 (/usr/bin/python)",
+    platform="Linux",
+    packages={"gpt2-onnx": "0.1.0", "numpy": "2.4.6", "tokenizers": "0.22.2"},
+    wheels={"onnxruntime": "1.31.1"},
+    providers={"CPUExecutionProvider": None},
+    no_gpu="nvidia-smi is not there",
+    cpus=8,
+    threads=8,
+)
+ON_GPU = replace(
+    ON_CPU,
+    wheels={"onnxruntime-gpu": "1.31.1"},
+    cuda="13.0",
+    providers={"CUDAExecutionProvider": None, "CPUExecutionProvider": None},
+    libraries=dict.fromkeys(wanted_libraries(13), HERE),
+    gpus=(H200,),
+    no_gpu=None,
+)
+NO_CUDA = {"CUDAExecutionProvider": "it fell back", "CPUExecutionProvider": None}
+PROBLEMS = {
+    "no wheel": (
+        replace(ON_CPU, wheels={}, providers={}, import_error="No module named 'onnxruntime'"),
+        "no ONNX Runtime is installed",
+        'pip install "gpt2-onnx[cpu]"',
+    ),
+    "both wheels": (
+        replace(ON_CPU, wheels={"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}),
+        "onnxruntime and onnxruntime-gpu are installed over one another",
+        'pip uninstall -y onnxruntime onnxruntime-gpu && pip install "gpt2-onnx[cpu]"',
+    ),
+    "a broken wheel": (
+        replace(ON_CPU, providers={}, import_error="libstdc++.so.6: version not found"),
+        "onnxruntime cannot be imported: libstdc++.so.6: version not found",
+        "pip install --force-reinstall --no-deps onnxruntime==1.31.1",
+    ),
+    "an old wheel": (
+        replace(ON_CPU, wheels={"onnxruntime": "1.26.3"}),
+        "onnxruntime 1.26.3 is older than 1.27",
+        'pip install --upgrade "onnxruntime>=1.27"',
+    ),
+    "a CPU provider that fails": (
+        replace(ON_CPU, providers={"CPUExecutionProvider": "illegal instruction"}),
+        "the CPU provider does not work: illegal instruction",
+        "reinstall",
+    ),
+    "no CPU provider": (
+        replace(ON_CPU, providers={}),
+        "the CPU provider does not work: it is not in this build",
+        "reinstall",
+    ),
+    "no driver": (
+        replace(ON_GPU, providers=NO_CUDA, gpus=(), no_gpu="nvidia-smi is not there"),
+        "there is no NVIDIA driver, or no card: nvidia-smi is not there",
+        "580 or newer; in a container: docker run --gpus all",
+    ),
+    "an old driver": (
+        replace(ON_GPU, providers=NO_CUDA, gpus=(replace(H200, driver="535.183.01"),)),
+        "the NVIDIA driver is 535.183.01; CUDA 13, for which this wheel is built, needs 580",
+        "update the driver to 580",
+    ),
+    "an old card": (
+        replace(ON_GPU, providers=NO_CUDA, gpus=(replace(H200, name="Tesla V100", compute_capability=7.0),)),
+        "Tesla V100 has compute capability 7.0; CUDA 13 needs 7.5",
+        "device='cpu'",
+    ),
+    "no cuDNN": (
+        replace(ON_GPU, providers=NO_CUDA, libraries={**ON_GPU.libraries, "libcudnn.so.9": None}),
+        "libraries of CUDA 13 and cuDNN 9 are missing: libcudnn.so.9",
+        'pip install "onnxruntime-gpu[cuda,cudnn]"',
+    ),
+    "no CUDA libraries": (
+        replace(ON_GPU, providers=NO_CUDA, libraries=dict.fromkeys(ON_GPU.libraries)),
+        "libcublasLt.so.13, libcublas.so.13, libcudart.so.13, libcufft.so.12, libcudnn.so.9",
+        'pip install "onnxruntime-gpu[cuda,cudnn]"',
+    ),
+    "something else": (
+        replace(ON_GPU, providers=NO_CUDA),
+        "CUDA does not run: it fell back",
+        'pip install --force-reinstall "gpt2-onnx[gpu]"',
+    ),
+    "a build without the provider": (
+        replace(ON_GPU, providers={"CPUExecutionProvider": None}),
+        "CUDA does not run: the provider is not in this build",
+        'pip install --force-reinstall "gpt2-onnx[gpu]"',
+    ),
+}
+WARNINGS = {
+    "a card and a CPU-only wheel": (
+        replace(ON_CPU, gpus=(H200,), no_gpu=None),
+        "NVIDIA H200 is not used: onnxruntime is built without CUDA",
+        'pip uninstall -y onnxruntime && pip install "gpt2-onnx[gpu]"',
+    ),
+    "telemetry": (replace(ON_CPU, telemetry=True), "may send telemetry", "export ORT_DISABLE_TELEMETRY=1"),
+    "a quota": (replace(ON_CPU, threads=2), "a quota leaves 2 of 8 CPUs", "raise the container's CPU limit"),
+}
+
+
+@pytest.mark.parametrize("facts", [ON_CPU, ON_GPU], ids=["CPU", "CUDA"])
+def test_nothing_is_found_where_all_is_well(facts):
+    assert find(facts) == ()
+    assert Diagnosis(facts, ()).healthy
+    assert str(Diagnosis(facts, ())).endswith("all is well")
+
+
+@pytest.mark.parametrize(
+    ("level", "facts", "what", "fix"),
+    [
+        pytest.param(level, *case, id=name)
+        for level, cases in (("problem", PROBLEMS), ("warning", WARNINGS))
+        for name, case in cases.items()
+    ],
+)
+def test_each_thing_is_found_alone_with_what_mends_it(level, facts, what, fix):
+    (found,) = find(facts)
+    assert found.level == level
+    assert what in found.what
+    assert fix in found.fix
+    diagnosis = Diagnosis(facts, (found,))
+    assert diagnosis.healthy is (level == "warning")
+    assert found.what in str(diagnosis)
+    assert found.fix in str(diagnosis)
+    assert json.loads(json.dumps(diagnosis.as_dict()))["findings"] == [
+        {"level": level, "what": found.what, "fix": found.fix}
+    ]
+
+
+def test_everything_that_is_wrong_is_found_at_once():
+    facts = replace(
+        ON_GPU,
+        providers=NO_CUDA,
+        gpus=(replace(H200, driver="470.1", compute_capability=6.1),),
+        libraries=dict.fromkeys(ON_GPU.libraries),
+        telemetry=True,
+    )
+    assert [found.level for found in find(facts)] == ["problem", "problem", "problem", "warning"]
+
+
+def test_an_older_wheels_cuda_has_limits_of_its_own():
+    older = replace(ON_GPU, cuda="12.8", providers=NO_CUDA)
+    assert "525" in find(replace(older, gpus=(replace(H200, driver="470.1"),)))[0].what
+    old_card = replace(H200, name="GTX 1080", driver="550.1", compute_capability=6.1)
+    assert [found.what for found in find(replace(older, gpus=(old_card,)))] == ["CUDA does not run: it fell back"]
+    assert "libcufft.so.11" in wanted_libraries(12)
+
+
+# the machine
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A PATH of its own, to put commands there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def command(name, script):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    return command
+
+
+@pytest.mark.skipif(os.name == "nt", reason="made of shell scripts")
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo NVIDIA-SMI has failed because it could not talk to the driver; exit 9", "could not talk to the driver"),
+        ("exit 3", "exit code 3"),
+        ("echo some, other, thing", "said what nobody expects: 'some, other, thing'"),
+        ("true", "knows no card"),
+        (None, "nvidia-smi is not there"),
+    ],
+)
+def test_why_there_is_no_gpu(machine, script, reason):
+    if script:
+        machine("nvidia-smi", script)
+    cards, no_gpu = find_gpus()
+    assert cards == ()
+    assert reason in no_gpu
+
+
+@pytest.mark.skipif(os.name == "nt", reason="made of shell scripts")
+def test_cards_are_what_nvidia_smi_says(machine):
+    rows = ("NVIDIA H200, 143771, 143000, 580.65.06, 9.0", "Tesla T4, 15360, 15101, 580.65.06, 7.5")
+    machine("nvidia-smi", f"printf '%s\\n' {' '.join(map(repr, rows))}")
+    assert find_gpus() == ((H200, Gpu("Tesla T4", 15_360, 15_101, "580.65.06", 7.5)), None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the loader's cache is Linux's")
+def test_libraries_are_found_in_wheels_on_the_path_and_in_the_loaders_cache(machine, tmp_path, monkeypatch):
+    wheel, path = tmp_path / "site" / "nvidia" / "cu13" / "lib", tmp_path / "path"
+    for folder, name in ((wheel, "libcublas.so.13"), (path, "libcudart.so.13"), (path, "libcublas.so.13")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    machine("ldconfig", "printf '2 libs found\\n\\tlibcufft.so.12 (libc6,x86-64) => /lib/libcufft.so.12\\n'")
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path / "site")])
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(path))
+    assert find_libraries(["libcublas.so.13", "libcudart.so.13", "libcufft.so.12", "libcudnn.so.9"]) == {
+        "libcublas.so.13": str(wheel / "libcublas.so.13"),
+        "libcudart.so.13": str(path / "libcudart.so.13"),
+        "libcufft.so.12": "/lib/libcufft.so.12",
+        "libcudnn.so.9": None,
+    }
+
+
+def test_the_libraries_of_a_cuda_wheel_are_looked_for_and_those_of_another_wheel_are_not(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert list(gathering.with_libraries(replace(ON_CPU, cuda="13.0")).libraries) == list(wanted_libraries(13))
+    assert gathering.with_libraries(ON_CPU).libraries == {}
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert gathering.with_libraries(replace(ON_CPU, cuda="13.0")).libraries == {}
+
+
+def test_the_probe_is_a_model_that_negates():
+    session = onnxruntime.InferenceSession(one_node_model(), providers=["CPUExecutionProvider"])
+    for value in (3.0, -0.5):
+        (output,) = session.run(None, {"x": np.array([value], np.float32)})
+        assert output.tolist() == [-value]
+
+
+def fake_onnxruntime(*, got=None, output=-2.0, error=None):
+    """With a CUDA provider whose sessions are as told."""
+
+    def session(_model, _options, providers):
+        if error:
+            raise RuntimeError(error)
+        return SimpleNamespace(
+            get_providers=lambda: got or [*providers, "CPUExecutionProvider"],
+            run=lambda *_: [np.array([output])],
+        )
+
+    return SimpleNamespace(
+        get_available_providers=lambda: ["CUDAExecutionProvider", "AzureExecutionProvider"],
+        preload_dlls=lambda **_: print("Failed to load libcudnn.so.9"),
+        SessionOptions=SimpleNamespace,
+        InferenceSession=session,
+    )
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ({}, None),
+        ({"got": ["CPUExecutionProvider"]}, "a session for it runs on CPUExecutionProvider instead"),
+        ({"output": 2.0}, "-(2) is [2.0] there"),
+        ({"error": "CUDA failure 100:\n no device"}, "CUDA failure 100: no device"),
+    ],
+)
+def test_a_provider_works_if_a_session_that_has_it_computes(behaviour, reason, capsys):
+    assert probe_providers(fake_onnxruntime(**behaviour)) == {"CUDAExecutionProvider": reason}
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", ["raise OSError('a broken\\n binary')", ""])
+def test_an_onnxruntime_that_cannot_be_imported_is_a_fact(run_python, tmp_path, content):
+    """The second is the folder that an uninstalled wheel leaves behind."""
+    (tmp_path / "broken" / "onnxruntime").mkdir(parents=True)
+    (tmp_path / "broken" / "onnxruntime" / "__init__.py").write_text(content)
+    done = run_python("-m", "runtime", "doctor", "--json", path=(tmp_path / "broken",))
+    found = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert found["import_error"] == "a broken binary" if content else "get_available_providers" in found["import_error"]
+    assert found["findings"][0]["what"].startswith("onnxruntime cannot be imported: ")
+    assert found["providers"] == {}
+
+
+def test_wheels_over_one_another_are_told_where_nothing_else_runs(run_python, tmp_path):
+    record = tmp_path / "other" / "onnxruntime_gpu-1.31.1.dist-info"
+    record.mkdir(parents=True)
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
+    done = run_python("-m", "runtime", "doctor", path=(record.parent,))
+    assert done.returncode == 1
+    assert "problem: onnxruntime and onnxruntime-gpu are installed over one another" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+# here
+
+
+def test_this_installation_is_healthy():
+    diagnosis = runtime.doctor()
+    assert diagnosis.healthy
+    facts = diagnosis.facts
+    assert facts.providers["CPUExecutionProvider"] is None
+    assert facts.packages["numpy"] == version("numpy")
+    assert list(facts.wheels.values()) == [onnxruntime.__version__]
+    assert facts.telemetry is False
+    assert facts.threads <= facts.cpus
+
+
+def test_the_command_says_it_as_text_and_as_json(cli):
+    text, as_json = cli("doctor"), cli("doctor", "--json")
+    assert (text.returncode, as_json.returncode, text.stderr, as_json.stderr) == (0, 0, "", "")
+    assert text.stdout.splitlines()[-1] == "all is well"
+    assert "\nCPUExecutionProvider      works\n" in text.stdout
+    assert json.loads(as_json.stdout)["healthy"] is True
+
+
+def test_telemetry_that_a_user_has_turned_on_is_told(cli):
+    done = cli("doctor", env={"ORT_DISABLE_TELEMETRY": "0"})
+    assert "warning: ONNX Runtime may send telemetry" in done.stdout
+    assert done.returncode == 0
