@@ -9,6 +9,7 @@ alone and with int4's help; and a novel that the model is made to read a token a
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -52,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, action="append", help="a checkpoint folder; may be repeated")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of a text (default: 128)")
-    parser.add_argument("--threads", type=int, default=None, help="default: all there are")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all there are")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

@@ -69,7 +69,7 @@ def measure_ways(model: runtime.Model, options: argparse.Namespace) -> dict[str,
         for way, settings in WAYS.items():
             elapsed, completion = timed(lambda s=settings: model.complete(PROMPT, max_new_tokens=options.tokens, **s))
             found[way] += [elapsed / len(completion.token_ids)] if turn else []
-        stream = model.stream(PROMPT, max_new_tokens=options.tokens)
+        stream = model.stream(PROMPT, max_new_tokens=options.tokens, draft=False)
         elapsed, _ = timed(lambda s=stream: list(s))
         found["greedy, streamed"] += [elapsed / len(stream.completion.token_ids)] if turn else []
     return found
