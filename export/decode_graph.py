@@ -116,8 +116,8 @@ class DecodeGraph(Nodes):
     def outputs(self) -> list[onnx.ValueInfoProto]:
         return [
             helper.make_tensor_value_info("next_token", TensorProto.INT64, ["logits_count + token_count", 1]),
-            helper.make_tensor_value_info("tied", TensorProto.BOOL, ["logits_count + token_count", 1]),
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["logits_count", self.config.vocab_size]),
+            helper.make_tensor_value_info("tied", TensorProto.BOOL, ["logits_count + token_count", 1]),
             *self.cache("present"),
         ]
 

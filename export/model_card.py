@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from export.bundle_writer import SHORTLIST
 from export.parity.report import Report, make_markdown
 from runtime.manifest import Manifest
 
@@ -29,7 +30,7 @@ print(model.complete("It was a bright cold day", max_new_tokens=32))
 | reference graph | `onnx/model.onnx`: logits, hidden states, attention maps, key/value cache |
 | decode graph | `onnx/decode.onnx`: next token and logits, over a preallocated cache |
 | weights of both | `onnx/model.onnx_data` |
-{precisions}
+{shortlist}{precisions}
 The reference graph also loads in optimum's `ORTModelForCausalLM`, onnxruntime-genai and Transformers.js.
 
 ## Parity
@@ -44,6 +45,9 @@ is held against the worst single position). Cases: {cases}.
 
 Made with {made_with}.
 """
+SHORTLIST_ROW = (
+    f"| the decode graph's own | `onnx/{SHORTLIST}`: what finds the next token in less than all of `lm_head` |\n"
+)
 
 
 def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
@@ -53,6 +57,7 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
         revision=revision,
         architecture=manifest.architecture,
         cases=", ".join(dict.fromkeys(row.case for row in report.rows)),
+        shortlist=SHORTLIST_ROW if f"onnx/{SHORTLIST}" in manifest.files else "",
         precisions=precision_rows(manifest),
         table=make_markdown(report),
         lines="\n".join(f"- {line}" for line in report.lines()),

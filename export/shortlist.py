@@ -97,7 +97,7 @@ def certain_share(shortlist: Shortlist, weights: Tensor, inputs: Tensor) -> floa
     """The part of `inputs` [R, C] for which the bounds leave no doubt, worked out here as in the graph."""
     scaled = inputs * shortlist.scaling
     guessed = scaled @ shortlist.matrix.dequantized().T
-    sizes = torch.stack([scaled.norm(dim=1), rounding_size(scaled, shortlist.matrix.kernel_block)], dim=1)
+    sizes = torch.stack([scaled.norm(dim=1), rounding_size(scaled)], dim=1)
     upper = (guessed + sizes @ shortlist.bounds).topk(CANDIDATES)
     exact = torch.einsum("rc,rkc->rk", inputs, weights[upper.indices]).topk(2).values
     rival = torch.maximum(exact[:, 1], upper.values[:, -1] + (inputs @ shortlist.mean)[:, 0])
@@ -105,13 +105,12 @@ def certain_share(shortlist: Shortlist, weights: Tensor, inputs: Tensor) -> floa
     return float(certain.float().mean())
 
 
-def rounding_size(scaled: Tensor, block: int) -> Tensor:
-    """The most [R] that rounding inputs [R, C] to 8 bits, block by block, changes of them: half a step of each."""
-    largest = scaled.reshape(len(scaled), -1, block).abs().amax(-1)
-    size: Tensor = largest.norm(dim=1) * rounding_factor(block)
+def rounding_size(scaled: Tensor) -> Tensor:
+    """The most [R] that rounding inputs [R, C] to 8 bits can change of them, as norms."""
+    size: Tensor = scaled.abs().amax(1) * rounding_factor(scaled.shape[1])
     return size
 
 
-def rounding_factor(block: int) -> float:
-    """By the norm of the blocks' largest inputs."""
-    return math.sqrt(block) / 254
+def rounding_factor(width: int) -> float:
+    """Half a step for each input, by a row's largest. Kernels that round block by block stay below that."""
+    return math.sqrt(width) / 254

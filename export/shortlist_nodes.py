@@ -12,7 +12,7 @@ def add_shortlist(nodes: Nodes, shortlist: Shortlist, hidden: str, weight: str) 
     width = shortlist.matrix.codes.shape[1]
     scaled = nodes.add("Mul", "shortlist.scaled", [hidden, "shortlist.scaling"])
     guessed = BlockLinear({CODES: shortlist.matrix}).product(nodes, "shortlist.guessed", CODES, scaled)  # [T, V]
-    errors = [norm(nodes, scaled, width), rounding(nodes, shortlist, scaled)]
+    errors = [norm(nodes, scaled, width), rounding(nodes, scaled, width)]
     sizes = nodes.add("Concat", "shortlist.sizes", errors, axis=1)  # [T, 2]
     upper = nodes.add("Gemm", "shortlist.upper", [sizes, "shortlist.bounds", guessed])  # [T, V]
     bounds, ids = nodes.top("shortlist.top", upper, CANDIDATES)
@@ -40,12 +40,8 @@ def norm(nodes: Nodes, rows: str, width: int) -> str:
     return nodes.add("Sqrt", f"{rows}.norm", [squares])
 
 
-def rounding(nodes: Nodes, shortlist: Shortlist, scaled: str) -> str:
-    """`rounding_size` [T, 1]."""
-    block, width = shortlist.matrix.kernel_block, shortlist.matrix.codes.shape[1]
-    shape = nodes.constant("shortlist.by_block", [0, width // block, block])
-    size = nodes.add("Abs", "shortlist.size", [nodes.add("Reshape", "shortlist.blocks", [scaled, shape])])
-    largest, _ = nodes.top("shortlist.largest", size, 1)
-    largest = nodes.add("Squeeze", "shortlist.largest_of_blocks", [largest, nodes.constant("last_axis", [-1])])
-    factor = nodes.scalar("shortlist.rounding_factor", rounding_factor(block), np.float32)
-    return nodes.add("Mul", "shortlist.rounding", [norm(nodes, largest, width // block), factor])
+def rounding(nodes: Nodes, scaled: str, width: int) -> str:
+    """`rounding_size` [T, 1] of scaled [T, C]."""
+    largest, _ = nodes.top("shortlist.largest", nodes.add("Abs", "shortlist.size", [scaled]), 1)
+    factor = nodes.scalar("shortlist.rounding_factor", rounding_factor(width), np.float32)
+    return nodes.add("Mul", "shortlist.rounding", [largest, factor])

@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 import runtime
+from export.pipeline import export_bundle
 
 FILES = {
     "README.md",
@@ -18,6 +19,7 @@ FILES = {
     "generation_config.json",
     "manifest.json",
     "onnx/decode.onnx",
+    "onnx/decode.onnx_data",
     "onnx/model.onnx",
     "onnx/model.onnx_data",
     "tokenizer.json",
@@ -47,6 +49,19 @@ def test_it_holds_these_files_and_the_manifest_lists_them(bundle):
         for name, path in paths.items()
         if name != "manifest.json"
     }
+
+
+def test_the_card_names_every_file_of_the_graphs(bundle):
+    card = (bundle / "README.md").read_text()
+    assert all(f"`{name}`" in card for name in FILES if name.startswith("onnx/"))
+
+
+def test_a_model_whose_lm_head_is_small_has_no_shortlist(seeded_checkpoint, tmp_path):
+    folder = seeded_checkpoint(tmp_path / "small", n_embd=240, n_layer=1, n_head=5, n_inner=64)  # 7.5 MiB
+    export_bundle(str(folder), tmp_path / "bundle")
+    assert not (tmp_path / "bundle" / "onnx" / "decode.onnx_data").exists()
+    assert "decode.onnx_data" not in (tmp_path / "bundle" / "README.md").read_text()
+    assert len(runtime.complete("It was", model=tmp_path / "bundle", max_new_tokens=4).token_ids) == 4
 
 
 def test_the_manifest_says_what_was_exported(bundle, novelist):
@@ -92,11 +107,16 @@ def test_the_reference_graph_has_the_documented_inputs_and_outputs(bundle):
 def test_the_decode_graph_has_the_documented_inputs_and_outputs(bundle):
     graph = onnx.load(bundle / "onnx" / "decode.onnx", load_external_data=False).graph
     cache = [f"{n}.{part}" for n in range(6) for part in ("key", "value")]
-    integers = ["input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_indices"]
+    integers = ["input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_indices", "token_indices"]
     assert [value.name for value in graph.input] == [*integers, *(f"past_key_values.{name}" for name in cache)]
-    assert [value.name for value in graph.output] == ["next_token", "logits", *(f"present.{name}" for name in cache)]
+    assert [value.name for value in graph.output] == [
+        "next_token",
+        "logits",
+        "tied",
+        *(f"present.{name}" for name in cache),
+    ]
     types = {value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.output]}
-    assert {types[name] for name in ("input_ids", "position_ids", "logits_indices", "next_token")} == {
+    assert {types[name] for name in ("input_ids", "position_ids", "logits_indices", "token_indices", "next_token")} == {
         onnx.TensorProto.INT64
     }
     assert types["seqlens_k"] == types["total_sequence_length"] == onnx.TensorProto.INT32
