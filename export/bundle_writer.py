@@ -20,7 +20,7 @@ from export.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.quantization.recipe import Recipe
 from export.quantized_weights import write_quantized
 from export.reference_graph import build_reference_graph
-from export.shortlist import find_shortlist
+from export.shortlist import FILE, find_shortlist
 from export.weights import StoredTensor, write_weights
 from runtime.bundle import file_sha256
 from runtime.forward import MANY
@@ -28,7 +28,6 @@ from runtime.manifest import NAME, Architecture, FileRecord, Graph, Manifest, So
 from runtime.onnx_runtime import load_onnxruntime
 
 WEIGHTS = "model.onnx_data"
-SHORTLIST = "decode.onnx_data"
 REFERENCE = Graph("onnx/model.onnx", "reference", "fp32")
 DECODE = Graph("onnx/decode.onnx", "decode", "fp32")
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
@@ -53,7 +52,7 @@ def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folde
 def write_decode_graph(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> None:
     """The decode graph in float32, with a shortlist in a file of its own if one pays."""
     shortlist = find_shortlist(checkpoint.load_model())
-    listed = write_quantized(shortlist.weights(), folder / "onnx" / SHORTLIST) if shortlist else {}
+    listed = write_quantized(shortlist.weights(), folder / "onnx" / FILE) if shortlist else {}
     path = folder / DECODE.path
     build_decode_graph(checkpoint.config, FloatLinear(), {**weights, **listed}, path, shortlist=shortlist)
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from export.bundle_writer import SHORTLIST
 from export.parity.report import Report, make_markdown
+from export.shortlist import FILE
 from runtime.manifest import Manifest
 
 CARD = """---
@@ -45,9 +45,7 @@ is held against the worst single position). Cases: {cases}.
 
 Made with {made_with}.
 """
-SHORTLIST_ROW = (
-    f"| the decode graph's own | `onnx/{SHORTLIST}`: what finds the next token in less than all of `lm_head` |\n"
-)
+SHORTLIST_ROW = f"| the decode graph's own | `onnx/{FILE}`: what finds the next token in less than all of `lm_head` |\n"
 
 
 def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
@@ -57,7 +55,7 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
         revision=revision,
         architecture=manifest.architecture,
         cases=", ".join(dict.fromkeys(row.case for row in report.rows)),
-        shortlist=SHORTLIST_ROW if f"onnx/{SHORTLIST}" in manifest.files else "",
+        shortlist=SHORTLIST_ROW if f"onnx/{FILE}" in manifest.files else "",
         precisions=precision_rows(manifest),
         table=make_markdown(report),
         lines="\n".join(f"- {line}" for line in report.lines()),

@@ -12,6 +12,7 @@ with every input scaled to a typical size of 1, which keeps a few large inputs f
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
@@ -27,9 +28,11 @@ from export.codes import (
 )
 from export.head_inputs import head_inputs
 
+FILE = "decode.onnx_data"  # beside the decode graph
 CODES = "shortlist"
 BITS = 8
 CANDIDATES = 64
+ROWS = 4096  # quantized at once
 LEAST_BYTES = 8 << 20  # of lm_head in float32; what a shortlist costs is more than it saves of a smaller one
 LEAST_CERTAIN = 0.9  # of the inputs tried; where more are in doubt, both products are run too often
 TIE = 2.0**-16  # of the largest logit: closer ones might change places if sums had another order
@@ -74,16 +77,22 @@ def find_shortlist(model: GPT2LMHeadModel) -> Shortlist | None:
 
 def make_shortlist(weights: Tensor, inputs: Tensor) -> Shortlist:
     """For `weights` [V, C], V at least `CANDIDATES`; `inputs` [R, C] are some that `lm_head` is given."""
-    weights = weights.double()
     size = inputs.double().square().mean(0).sqrt()
     size = size.clamp(min=max(float(size.max()) * 1e-3, 1e-6))
-    mean = weights.mean(0)
+    mean = weights.mean(0, dtype=torch.float64).float()
     scaling = (1 / size).float()
-    target = (weights - mean.float()) / scaling
+    matrices, bounds = zip(*(shortlist_rows(rows, mean, scaling) for rows in torch.split(weights, ROWS)), strict=True)
+    codes, scales = (np.concatenate(parts) for parts in zip(*((m.codes, m.scales) for m in matrices), strict=True))
+    longest = float(torch.linalg.vector_norm(weights, dim=1).max())
+    return Shortlist(QuantizedMatrix(codes, scales, BITS), scaling, mean[:, None], torch.cat(bounds, dim=1), longest)
+
+
+def shortlist_rows(weights: Tensor, mean: Tensor, scaling: Tensor) -> tuple[QuantizedMatrix, Tensor]:
+    """Codes of some rows [R, C], and their bounds [2, R]; by the piece, so that float64 takes little memory."""
+    target = (weights.double() - mean) / scaling
     matrix = round_to_nearest(target)
     kept = matrix.dequantized().double()
-    bounds = torch.stack([(target - kept).norm(dim=1), kept.norm(dim=1)])
-    return Shortlist(matrix, scaling, mean.float()[:, None], bounds.float(), float(weights.norm(dim=1).max()))
+    return matrix, torch.stack([(target - kept).norm(dim=1), kept.norm(dim=1)]).float()
 
 
 def round_to_nearest(weights: Tensor) -> QuantizedMatrix:
@@ -96,7 +105,7 @@ def round_to_nearest(weights: Tensor) -> QuantizedMatrix:
 def certain_share(shortlist: Shortlist, weights: Tensor, inputs: Tensor) -> float:
     """The part of `inputs` [R, C] for which the bounds leave no doubt, worked out here as in the graph."""
     scaled = inputs * shortlist.scaling
-    guessed = scaled @ shortlist.matrix.dequantized().T
+    guessed = scaled @ shortlist.matrix.dequantized().T  # [R, V]
     sizes = torch.stack([scaled.norm(dim=1), rounding_size(scaled)], dim=1)
     upper = (guessed + sizes @ shortlist.bounds).topk(CANDIDATES)
     exact = torch.einsum("rc,rkc->rk", inputs, weights[upper.indices]).topk(2).values
