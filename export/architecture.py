@@ -70,6 +70,11 @@ def describe(config: GPT2Config, parameters: int) -> Architecture:
     )
 
 
+def start_id(config: GPT2Config) -> int:
+    """What a text of the model's own begins with."""
+    return config.bos_token_id if config.bos_token_id in range(config.vocab_size) else 0
+
+
 def head_weight(config: GPT2Config) -> str:
     """What the last hidden states are multiplied with, [V, C]."""
     return WTE if config.tie_word_embeddings else LM_HEAD

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
+from export.architecture import start_id
+
 TEXTS, LONGEST = 4, 64
 
 
@@ -11,9 +13,8 @@ TEXTS, LONGEST = 4, 64
 def head_inputs(model: GPT2LMHeadModel) -> Tensor:
     """[R, C] of a few sampled texts, always the same ones."""
     config = model.config
-    start = config.bos_token_id if config.bos_token_id in range(config.vocab_size) else 0
     generator = torch.Generator().manual_seed(0)
-    ids, past, inputs = torch.full((TEXTS, 1), start), None, []
+    ids, past, inputs = torch.full((TEXTS, 1), start_id(config)), None, []
     for _ in range(min(LONGEST, config.n_positions)):
         result = model.transformer(ids, past_key_values=past, use_cache=True)
         past = result.past_key_values

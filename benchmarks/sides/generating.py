@@ -3,6 +3,18 @@
 import side_protocol
 
 
+def served(loaded):
+    """`load` and `first` of a side whose model `loaded(folder, threads)` gives."""
+
+    def load(folder: str, _precision: str, threads: int):
+        return taking(loaded(folder, threads))
+
+    def first(folder: str, _precision: str, threads: int, text: str) -> int:
+        return first_token(loaded(folder, threads), folder, text)
+
+    return load, first
+
+
 def taking(model):
     """What `load` of a side gives."""
     import torch

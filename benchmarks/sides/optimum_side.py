@@ -32,13 +32,7 @@ def loaded(folder: str, threads: int):
     return ORTModelForCausalLM.from_pretrained(folder, use_cache=True, session_options=options)
 
 
-def load(folder: str, _precision: str, threads: int):
-    return generating.taking(loaded(folder, threads))
-
-
-def first(folder: str, _precision: str, threads: int, text: str) -> int:
-    return generating.first_token(loaded(folder, threads), folder, text)
-
+load, first = generating.served(loaded)
 
 if __name__ == "__main__":
     side_protocol.main(sys.modules[__name__])

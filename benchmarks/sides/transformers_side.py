@@ -24,13 +24,7 @@ def loaded(folder: str, threads: int):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
 
 
-def load(folder: str, _precision: str, threads: int):
-    return generating.taking(loaded(folder, threads))
-
-
-def first(folder: str, _precision: str, threads: int, text: str) -> int:
-    return generating.first_token(loaded(folder, threads), folder, text)
-
+load, first = generating.served(loaded)
 
 if __name__ == "__main__":
     side_protocol.main(sys.modules[__name__])

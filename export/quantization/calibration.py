@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.architecture import describe
+from export.architecture import describe, start_id
 from export.checkpoint import Checkpoint
 from export.progress import Progress
 from runtime.decode_session import DecodeSession
@@ -23,9 +23,8 @@ def own_texts(checkpoint: Checkpoint, path: Path, progress: Progress) -> NDArray
     config = checkpoint.config
     architecture = describe(config, parameters=1)
     session = DecodeSession(path, architecture, device="cpu", threads=None)
-    start = config.bos_token_id if config.bos_token_id in range(config.vocab_size) else 0
     length = min(LONGEST, config.n_positions)
-    return sample_texts(session, start, length, lambda done: progress(f"{done} of {length} tokens"))
+    return sample_texts(session, start_id(config), length, lambda done: progress(f"{done} of {length} tokens"))
 
 
 def sample_texts(
