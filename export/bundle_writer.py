@@ -14,7 +14,9 @@ import runtime
 from export.architecture import describe
 from export.checkpoint import Checkpoint
 from export.codes import QuantizedWeights
-from export.decode_graph import build_decode_graph
+from export.decode_graph import build_decode_graph, write_graph
+from export.device_graph import Float32Graph, HalfGraph
+from export.errors import ExportError
 from export.genai_config import write_genai_config
 from export.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.quantization.recipe import Recipe
@@ -30,6 +32,8 @@ from runtime.onnx_runtime import load_onnxruntime
 WEIGHTS = "model.onnx_data"
 REFERENCE = Graph("onnx/model.onnx", "reference", "fp32")
 DECODE = Graph("onnx/decode.onnx", "decode", "fp32")
+DECODE_CUDA = Graph("onnx/decode_cuda.onnx", "decode_cuda", "fp32")
+DECODE_HALF = Graph("onnx/decode_fp16.onnx", "decode", "fp16")
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 MADE_WITH = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 
@@ -43,10 +47,22 @@ def copy_weights(checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, Stored
 
 
 def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> list[Graph]:
-    """The reference graph and the decode graph in float32."""
+    """The reference graph and the decode graphs in float32, one for the CPU and one for CUDA."""
     build_reference_graph(checkpoint.config, weights, folder / REFERENCE.path)
     write_decode_graph(checkpoint, weights, folder)
-    return [REFERENCE, DECODE]
+    write_graph(Float32Graph(checkpoint.config, FloatLinear()), weights, folder / DECODE_CUDA.path)
+    return [REFERENCE, DECODE, DECODE_CUDA]
+
+
+def write_half_graph(checkpoint: Checkpoint, folder: Path) -> Graph:
+    """The decode graph in float16, with weights of its own."""
+    model = checkpoint.load_model()
+    largest = max(tensor.abs().max().item() for tensor in model.parameters())
+    if largest > torch.finfo(torch.float16).max:
+        raise ExportError(f"fp16 holds weights up to 65,504, and the largest here is {largest:,.0f}; leave fp16 out")
+    stored = write_weights(model.half().state_dict(), folder / f"{DECODE_HALF.path}_data")
+    write_graph(HalfGraph(checkpoint.config, FloatLinear()), stored, folder / DECODE_HALF.path)
+    return DECODE_HALF
 
 
 def write_decode_graph(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> None:

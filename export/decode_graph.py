@@ -18,9 +18,6 @@ from export.nodes import MICROSOFT, Nodes
 from export.shortlist import Shortlist
 from export.weights import StoredTensor, external_tensor
 
-OPSET = 18
-IR_VERSION = 8
-
 
 def build_decode_graph(
     config: GPT2Config,
@@ -31,19 +28,25 @@ def build_decode_graph(
     shortlist: Shortlist | None = None,
 ) -> None:
     """Write the graph to `path`, its weights in files beside it."""
-    graph = DecodeGraph(config, linear, shortlist)
+    write_graph(DecodeGraph(config, linear, shortlist), weights, path)
+
+
+def write_graph(graph: "DecodeGraph", weights: Mapping[str, StoredTensor], path: Path) -> None:
     graph.build()
     used = {name for node in graph.nodes for name in node.input}
     initializers = [external_tensor(name, weights[name]) for name in weights if name in used]
     initializers += graph.constants.values()
     proto = helper.make_graph(graph.nodes, "gpt2_decode", graph.inputs(), graph.outputs(), initializers)
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-    model = helper.make_model(proto, opset_imports=opsets, ir_version=IR_VERSION, producer_name="gpt2-onnx")
+    opsets = [helper.make_opsetid("", graph.opset), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(proto, opset_imports=opsets, ir_version=graph.ir_version, producer_name="gpt2-onnx")
     onnx.save(model, path)
 
 
 class DecodeGraph(Nodes):
     """The nodes, in the order of the forward pass. A tensor is its name; weights have the checkpoint's names."""
+
+    opset, ir_version = 18, 8
+    cache_type = TensorProto.FLOAT
 
     def __init__(self, config: GPT2Config, linear: Linear, shortlist: Shortlist | None = None) -> None:
         super().__init__()
@@ -61,8 +64,11 @@ class DecodeGraph(Nodes):
             residual = self.add("Add", f"{block}.mlp.residual", [residual, self.mlp(residual, block)])
         hidden = self.norm(residual, "transformer.ln_f")
         shape = self.constant("positions_by_embedding", [-1, self.config.n_embd])
-        places = self.add("Reshape", "places", [hidden, shape])  # [B * S, C]
-        add_head(self, self.linear, places, head_weight(self.config), self.shortlist)
+        self.head(self.add("Reshape", "places", [hidden, shape]))  # [B * S, C]
+
+    def head(self, hidden: str) -> None:
+        """The outputs but for the cache, of hidden [places, C]."""
+        add_head(self, self.linear, hidden, head_weight(self.config), self.shortlist)
 
     def norm(self, residual: str, name: str) -> str:
         inputs = [residual, f"{name}.weight", f"{name}.bias"]
@@ -73,6 +79,10 @@ class DecodeGraph(Nodes):
         block = f"transformer.h.{layer}"
         name = f"{block}.attn"
         packed = self.linear.matmul(self, self.norm(residual, f"{block}.ln_1"), f"{name}.c_attn")  # [B, S, 3C]
+        return self.linear.matmul(self, self.attend(packed, layer, name), f"{name}.c_proj")
+
+    def attend(self, packed: str, layer: int, name: str) -> str:
+        """Queries, keys and values [B, S, 3C] go in, keys and values to the cache, what the heads found comes out."""
         past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
         outputs = [f"{name}/output", f"present.{layer}.key", f"present.{layer}.value"]
         self.add_node(
@@ -86,7 +96,7 @@ class DecodeGraph(Nodes):
             scale=attention_scale(self.config, layer),
             do_rotary=0,
         )
-        return self.linear.matmul(self, outputs[0], f"{name}.c_proj")
+        return outputs[0]
 
     def mlp(self, residual: str, block: str) -> str:
         """The feed-forward layer: [B, S, C]."""
@@ -124,4 +134,4 @@ class DecodeGraph(Nodes):
     def cache(self, prefix: str) -> list[onnx.ValueInfoProto]:
         shape = ["batch_size", self.config.n_head, "capacity", self.config.n_embd // self.config.n_head]
         names = [f"{prefix}.{layer}.{part}" for layer in range(self.config.n_layer) for part in ("key", "value")]
-        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names]
+        return [helper.make_tensor_value_info(name, self.cache_type, shape) for name in names]

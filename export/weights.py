@@ -7,7 +7,11 @@ from pathlib import Path
 import onnx
 import torch
 
-KINDS = {torch.float32: onnx.TensorProto.FLOAT, torch.uint8: onnx.TensorProto.UINT8}
+KINDS = {
+    torch.float32: onnx.TensorProto.FLOAT,
+    torch.float16: onnx.TensorProto.FLOAT16,
+    torch.uint8: onnx.TensorProto.UINT8,
+}
 ALIGNMENT = 4096  # of a page, so that a tensor can be mapped
 
 
