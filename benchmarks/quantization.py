@@ -96,7 +96,7 @@ class Bench:
         return self.folder / "onnx" / "decode.onnx"
 
     def session(self, path: Path) -> DecodeSession:
-        return DecodeSession(path, self.architecture, device="cpu", threads=None)
+        return DecodeSession(path, self.architecture)
 
     def compare(self, path: Path) -> list[dict[str, float]]:
         """Of each book: what it costs of perplexity, the divergence, and how often the likeliest token is the same."""

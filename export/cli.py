@@ -45,7 +45,7 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
         "--precision",
         default="fp32",
         metavar="P,…",
-        help="decode graphs to add to float32's: int8, int4 or both, with commas (default: fp32)",
+        help="decode graphs to add to float32's: fp16 (for CUDA), int8, int4, with commas (default: fp32)",
     )
     parser.add_argument("--revision", help="a branch, tag or commit of a Hub id")
     parser.add_argument("--force", action="store_true", help="replace the bundle at DIR")

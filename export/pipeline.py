@@ -10,6 +10,7 @@ from export.bundle_writer import (
     make_manifest,
     record_file,
     write_graphs,
+    write_half_graph,
     write_quantized_graphs,
     write_settings,
 )
@@ -21,7 +22,7 @@ from export.parity.verify import Quantized, verify_bundle
 from export.progress import Steps
 from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.quantize import check_quantizable, quantize_checkpoint
-from export.quantization.recipe import find_recipes
+from export.quantization.recipe import HALF, check_precisions, find_recipes
 from export.staging import staged
 from runtime.bundle import open_bundle
 
@@ -40,7 +41,7 @@ def export_bundle(
     Args:
         checkpoint: A folder, or a Hub id such as `gpt2`; only safetensors or weights-only pickles are read.
         output: The bundle's folder. It appears whole, after verification, or not at all.
-        precisions: Of decode graphs to add to float32's: `"int8"`, `"int4"` or both.
+        precisions: Of decode graphs to add to float32's: any of `"fp16"`, `"int8"` and `"int4"`.
         revision: A branch, tag or commit of a Hub id.
         force: Replace a bundle that is at `output`.
         steps: Where progress goes; standard error by default.
@@ -56,7 +57,8 @@ def export_bundle(
         >>> export_bundle("models/novelist", "models/novelist-onnx")  # doctest: +SKIP
     """
     steps, output = steps or Steps(), Path(output).expanduser()
-    recipes = find_recipes(precisions)
+    asked = check_precisions(precisions)
+    recipes, half = find_recipes(asked), HALF in asked
     with staged(output, force=force) as folder:
         with steps.step("Finding the checkpoint"):
             source = find_checkpoint(checkpoint, revision=revision)
@@ -67,11 +69,15 @@ def export_bundle(
             weights, parameters = copy_weights(source, folder)
         with steps.step("Tracing and building the graphs"):
             graphs = write_graphs(source, weights, folder)
-        quantized = []
-        if recipes:
-            with steps.step("Sampling texts to calibrate by") as progress:
+        if half:
+            with steps.step("Writing the float16 graph"):
+                graphs.append(write_half_graph(source, folder))
+        quantized, texts = [], None
+        if recipes or half:
+            with steps.step("Sampling texts to calibrate and to judge by") as progress:
                 texts = own_texts(source, folder / DECODE.path, progress)
         for recipe in recipes:
+            assert texts is not None
             with steps.step(f"Quantizing to {recipe.precision}") as progress:
                 quantized_weights = quantize_checkpoint(source, texts[:CALIBRATION], recipe, progress)
                 graphs += write_quantized_graphs(source, recipe, quantized_weights, folder)
@@ -80,7 +86,13 @@ def export_bundle(
             manifest = make_manifest(source, parameters, graphs, folder)
             manifest.write(folder)
         with steps.step("Verifying against PyTorch") as progress:
-            report = verify_bundle(open_bundle(folder, verify=False), source, progress, quantized)
+            report = verify_bundle(
+                open_bundle(folder, verify=False),
+                source,
+                progress,
+                quantized,
+                None if texts is None else texts[CALIBRATION:],
+            )
         if not report.passed:
             steps.console.print(make_table(report), *report.lines(), sep="\n")
             raise ParityError(f"{checkpoint}: the graphs do not compute what PyTorch computes; nothing was written")

@@ -12,10 +12,10 @@ from runtime.key_value_cache import Floats
 class DecodeBatch:
     """Rows of a cache: the first ones are taken, without gaps, and a step costs only those."""
 
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, rows: int) -> None:
         self._forward = forward
-        self.rows = forward.cache.rows
-        self._lengths = np.zeros(forward.cache.rows, np.int64)
+        self.rows = rows
+        self._lengths = np.zeros(rows, np.int64)
         self._taken = 0
 
     def admit(self, prompts: Sequence[Sequence[int]], *, logits: bool = True) -> tuple[NDArray[np.int64], Floats]:

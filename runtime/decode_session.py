@@ -5,18 +5,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import finalize
 
+import numpy as np
+
+from runtime.bound_graph import BoundGraph
 from runtime.bundle import Bundle
 from runtime.decode_batch import DecodeBatch
 from runtime.decode_state import DecodeState
+from runtime.device_cache import DeviceCache, bucket, row_bucket
+from runtime.device_runs import DeviceRuns
 from runtime.errors import BundleError
 from runtime.forward import Forward
 from runtime.key_value_cache import KeyValueCache
 from runtime.manifest import Architecture
+from runtime.placement import CPU, Placement
+from runtime.resident_graph import ResidentGraph
 from runtime.session import make_session
 
-MOST_IDLE = 4  # caches kept between calls, each up to 75 MB for GPT-2 small; more are made when needed, and dropped
+MOST_IDLE = 4  # caches kept between calls, a row up to 75 MB for GPT-2 small; more are made when needed, and dropped
+MOST_ROWS = 1024
+RESIDENT = {"fp16"}  # precisions whose decode graph is a device's, on the CPU too
+KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class Idle(NamedTuple):
+    """A cache that nobody uses, and the graphs over it."""
+
+    rows: int
+    capacity: int
+    forward: Forward
 
 
 class DecodeSession:
@@ -32,78 +51,124 @@ class DecodeSession:
         path: Path,
         architecture: Architecture,
         *,
-        device: str,
-        threads: int | None,
+        placement: Placement = CPU,
+        threads: int | None = None,
         prefill_path: Path | None = None,
     ) -> None:
-        self._make = partial(make_checked, architecture=architecture, device=device, threads=threads)
-        self._session = self._make(path)
+        self._make = partial(make_checked, architecture=architecture, placement=placement, threads=threads)
+        self._session = self._make(path, capture=True)
+        self._runs = DeviceRuns(self._session, placement) if placement.resident else None
         self._prefill_path = prefill_path
         self._prefill: Any = None
         self._loading = threading.Lock()
         self._architecture = architecture
-        self._idle: list[DecodeState] = []
+        self._idle: list[Idle] = []
         self._lock = threading.RLock()  # a stream that nobody holds may be collected while this thread has it
 
     @contextmanager
-    def sequence(self) -> Iterator[DecodeState]:
-        """Lend an empty cache for one sequence, kept for the next caller afterwards."""
-        with self._lock:
-            state = self._idle.pop() if self._idle else None
-        state = state or DecodeState(self._forward(rows=1))
-        state.rewind(0)
+    def sequence(self, tokens: int | None = None) -> Iterator[DecodeState]:
+        """Lend an empty cache for one sequence of at most `tokens`, kept for the next caller afterwards.
+
+        Without `tokens` it has room for the whole context.
+        """
+        shape = 1, self._capacity(tokens)
+        state = DecodeState(self._forward(*shape))
+        kept = True
         try:
             yield state
+        except MemoryError:  # what it holds may be what there is no room for
+            kept = False
+            raise
         finally:
-            with self._lock:
-                if len(self._idle) < MOST_IDLE:
-                    self._idle.append(state)
+            if kept:
+                self._keep(Idle(*shape, state.forward))
 
-    def batch(self, rows: int) -> DecodeBatch:
-        """Empty caches for at most `rows` sequences side by side; memory is taken as they grow."""
+    def batch(self, rows: int, tokens: int | None = None) -> DecodeBatch:
+        """Empty caches for at most `rows` sequences side by side, of at most `tokens` each.
+
+        On the CPU memory is taken as they grow, and given back when the batch is dropped; on a device it is taken at
+        once, and kept for the next batch.
+        """
+        shape = rows if self._runs is None else row_bucket(rows, MOST_ROWS), self._capacity(tokens)
         try:
-            return DecodeBatch(self._forward(rows))
+            forward = self._forward(*shape)
         except OSError as error:
             raise MemoryError(f"no room for the keys and values of {rows} sequences; choose a smaller batch") from error
+        batch = DecodeBatch(forward, rows)
+        if self._runs:
+            finalize(batch, self._keep, Idle(*shape, forward))
+        return batch
 
-    def _forward(self, rows: int) -> Forward:
-        return Forward(self._session, self._prefill_session, KeyValueCache(self._architecture, rows))
+    def _capacity(self, tokens: int | None) -> int:
+        most = self._architecture.n_positions
+        return most if tokens is None or self._runs is None else bucket(tokens, most)
 
-    def _prefill_session(self) -> Any:
-        """Made once; None if there is no such graph."""
+    def _forward(self, rows: int, capacity: int) -> Forward:
+        """One that is idle, or a new one."""
+        with self._lock:
+            for idle in self._idle:
+                if (idle.rows, idle.capacity) == (rows, capacity):
+                    self._idle.remove(idle)
+                    return idle.forward
+        if self._runs is None:
+            cache = KeyValueCache(self._architecture, rows)
+            return Forward(cache, BoundGraph(self._session, cache), partial(self._many, cache))
+        kind = next(value.type for value in self._session.get_inputs() if value.name.startswith("past_key_values"))
+        device_cache = DeviceCache(
+            self._architecture, rows, capacity, dtype=KINDS[kind], placement=self._runs.placement
+        )
+        return Forward(device_cache, ResidentGraph(self._runs, device_cache), lambda: None)
+
+    def _keep(self, idle: "Idle") -> None:
+        """For the next caller; of too many the one that waited longest goes."""
+        with self._lock:
+            self._idle.append(idle)
+            del self._idle[:-MOST_IDLE]
+
+    def _many(self, cache: KeyValueCache) -> BoundGraph | None:
+        """The graph for many tokens at a time, if there is one; its session is made once."""
         with self._loading:
             if self._prefill is None and self._prefill_path:
                 self._prefill = self._make(self._prefill_path)
-            return self._prefill
+        return BoundGraph(self._prefill, cache) if self._prefill else None
 
 
 def open_decode_session(
-    bundle: Bundle, *, precision: str = "fp32", device: str = "cpu", threads: int | None = None
+    bundle: Bundle, *, precision: str = "fp32", placement: Placement = CPU, threads: int | None = None
 ) -> DecodeSession:
     """The graphs of a bundle that generate, in a precision that it has."""
     manifest = bundle.manifest
+    placement = placement.as_resident() if precision in RESIDENT else placement
+    prefill = not placement.resident and manifest.has_graph("prefill", precision)
     return DecodeSession(
-        bundle.graph_path("decode", precision),
+        bundle.graph_path(decode_kind(precision, placement), precision),
         manifest.architecture,
-        device=device,
+        placement=placement,
         threads=threads,
-        prefill_path=bundle.graph_path("prefill", precision) if manifest.has_graph("prefill", precision) else None,
+        prefill_path=bundle.graph_path("prefill", precision) if prefill else None,
     )
 
 
-def make_checked(path: Path, *, architecture: Architecture, device: str, threads: int | None) -> Any:
-    session = make_session(path, device=device, threads=threads)
-    check_graph(session, path, architecture)
+def decode_kind(precision: str, placement: Placement) -> str:
+    """The kind of graph that generates there; of float16 the one graph does for both."""
+    return "decode_cuda" if placement.resident and precision == "fp32" else "decode"
+
+
+def make_checked(
+    path: Path, *, architecture: Architecture, placement: Placement, threads: int | None, capture: bool = False
+) -> Any:
+    session = make_session(path, placement=placement, threads=threads, capture=capture)
+    check_graph(session, path, architecture, resident=placement.resident)
     return session
 
 
-def check_graph(session: Any, path: Path, architecture: Architecture) -> None:
+def check_graph(session: Any, path: Path, architecture: Architecture, *, resident: bool = False) -> None:
     """Raise BundleError unless the graph has the manifest's layers, heads and vocabulary."""
     shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
     heads = {name: (shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("present.")}
     expected = dict.fromkeys(architecture.cache_names("present"), (architecture.n_head, architecture.head_size))
     if heads != expected or shapes.get("logits", [None])[-1] != architecture.vocab_size:
         raise BundleError(f"{path} is no decode graph of its manifest's architecture; export the bundle again")
-    for name in ("logits_indices", "token_indices"):
+    for name in ("logits_indices", "token_log" if resident else "token_indices"):
         if name not in shapes:
             raise BundleError(f"{path} was made by an older gpt2-onnx (it has no {name}); export the bundle again")

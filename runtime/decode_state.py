@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from runtime.answer import Answer
 from runtime.forward import Forward
 from runtime.key_value_cache import Floats
+from runtime.resident_graph import ResidentGraph
 
 
 class DecodeState:
     """The tokens read so far, with their keys and values in one row of a cache."""
 
     def __init__(self, forward: Forward) -> None:
-        self._forward = forward
+        self.forward = forward
         self.length = 0
 
     def advance(self, token_ids: Sequence[int]) -> int:
@@ -27,10 +28,27 @@ class DecodeState:
         """Run over `token_ids`; what comes behind each of the `last` ones."""
         total = self.length + len(token_ids)
         places = range(len(token_ids) - last, len(token_ids))
-        graph = self._forward.over(len(token_ids))
+        graph = self.forward.over(len(token_ids))
         answer = graph.run(0, [token_ids], [self.length], [total], places, logits=logits)
         self.length = total
         return answer
+
+    @property
+    def feeds_itself(self) -> bool:
+        """Whether `launch` and `collect` are there."""
+        return isinstance(self.forward.one, ResidentGraph)
+
+    def launch(self, token_id: int, steps: int) -> None:
+        """Begin greedy steps on the device: over `token_id`, then over what each step says."""
+        assert isinstance(self.forward.one, ResidentGraph)
+        self.forward.one.launch([token_id], [self.length], steps)
+        self.length += steps
+
+    def collect(self) -> list[int]:
+        """What the steps under way said; waits for them."""
+        assert isinstance(self.forward.one, ResidentGraph)
+        said: list[int] = self.forward.one.collect()[0].tolist()
+        return said
 
     def rewind(self, length: int) -> None:
         """Forget everything behind the first `length` tokens; at most what is there."""
@@ -38,4 +56,4 @@ class DecodeState:
 
     def cache(self) -> dict[str, Floats]:
         """Keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""
-        return self._forward.cache.row(0, self.length)
+        return self.forward.cache.row(0, self.length)

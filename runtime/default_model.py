@@ -11,7 +11,7 @@ from runtime.model import BATCH_SIZE, Model, Prompts
 from runtime.options import check_device, check_precision
 from runtime.settings import GenerationOptions, check_settings
 
-_loaded: dict[tuple[str, str, str], Model] = {}
+_loaded: dict[tuple[object, ...], Model] = {}
 _lock = threading.Lock()
 
 
@@ -23,7 +23,7 @@ def complete(
     prompt: str,
     *,
     model: Folder = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
     **options: Unpack[GenerationOptions],
@@ -33,7 +33,7 @@ def complete(
     prompt: Prompts,
     *,
     model: Folder = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
     **options: Unpack[GenerationOptions],
@@ -42,7 +42,7 @@ def complete(
     prompt: str | Prompts,
     *,
     model: Folder = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
     **options: Unpack[GenerationOptions],
@@ -52,8 +52,8 @@ def complete(
     Args:
         prompt: Text, or a list of texts; an empty text starts from `<|endoftext|>`.
         model: A bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
-        precision: `"fp32"`, `"int8"` or `"int4"`, as in `load`.
-        device: `"auto"` or `"cpu"`.
+        precision: `"fp32"`, `"fp16"`, `"int8"` or `"int4"`, as in `load`.
+        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`, as in `load`.
         batch_size: Of a list, how many prompts are under way at once, 1 to 1,024.
         options: See `GenerationOptions`.
 
@@ -62,6 +62,7 @@ def complete(
 
     Raises:
         BundleError: The bundle is missing, damaged, newer than this release, or not a bundle.
+        RuntimeError: CUDA was asked for and does not run here.
         ValueError: An option out of its range, or a prompt that leaves no room in the context.
 
     Example:
@@ -73,9 +74,9 @@ def complete(
     return kept_model(find_model(model), precision, device).complete(prompt, batch_size=batch_size, **options)
 
 
-def kept_model(path: Path, precision: str, device: str) -> Model:
-    key = os.path.realpath(path), check_precision(precision), check_device(device)
+def kept_model(path: Path, precision: str | None, device: str, gpu_mem_limit: int | None = None) -> Model:
+    key = os.path.realpath(path), check_precision(precision), check_device(device), gpu_mem_limit
     with _lock:
         if key not in _loaded:
-            _loaded[key] = load(path, precision=precision, device=device)
+            _loaded[key] = load(path, precision=precision, device=device, gpu_mem_limit=gpu_mem_limit)
         return _loaded[key]

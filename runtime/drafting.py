@@ -1,4 +1,4 @@
-"""Whether a text is drafted, and by whom."""
+"""How a text is stepped through: drafted, fed by the device itself, or an id at a time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +10,7 @@ from runtime.decoding import Step
 from runtime.draft_model import DraftModel
 from runtime.drafted_step import DraftedStep, Drafter
 from runtime.generation import Generation
+from runtime.looped_step import LoopedStep
 from runtime.prompt_lookup import PromptLookup
 
 
@@ -29,16 +30,18 @@ class Drafting:
     @contextmanager
     def step(self, state: DecodeState, generation: Generation, known: Sequence[int]) -> Iterator[Step]:
         """What runs over new ids of a text, of which `state` has read `known`."""
-        logits = not generation.plain
-        if not self.applies(generation):
-            yield partial(state.step, logits=logits)
-            return
         with ExitStack() as leases:
-            step = DraftedStep(state, self._drafters(leases), known, generation.most_ids, logits=logits)
-            try:
-                yield step
-            finally:
-                step.settle()
+            if self.applies(generation):
+                drafters, most = self._drafters(leases), generation.most_ids
+                drafted = DraftedStep(state, drafters, known, most, logits=not generation.plain)
+                leases.callback(drafted.settle)
+                yield drafted
+            elif state.feeds_itself and generation.plain:
+                looped = LoopedStep(state, generation.most_ids)
+                leases.callback(looped.settle)
+                yield looped
+            else:
+                yield partial(state.step, logits=not generation.plain)
 
     def applies(self, generation: Generation) -> bool:
         return self.exact and generation.plain if generation.draft is None else generation.draft

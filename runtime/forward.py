@@ -1,28 +1,56 @@
 """Which graph runs over a cache: one for a token a row, and another for many at a time, if there is one."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from runtime.bound_graph import BoundGraph
-from runtime.key_value_cache import KeyValueCache
+from numpy.typing import ArrayLike, NDArray
+
+from runtime.answer import Answer
 
 MANY = 128  # tokens a row; a prefill graph saves 26 ms of fewer of GPT-2 small's, and takes 0.5 s and 330 MB to load
 
 
+class Cache(Protocol):
+    """Keys and values of some rows."""
+
+    rows: int
+
+    def row(self, row: int, length: int) -> dict[str, NDArray[Any]]:
+        """A row's keys and values [1, n_head, length, head_size] by their names as outputs."""
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` keys and values of a row to another row."""
+
+
+class Graph(Protocol):
+    """Runs over some rows of a cache."""
+
+    def run(
+        self,
+        first_row: int,
+        input_ids: ArrayLike,
+        past_lengths: ArrayLike,
+        lengths: ArrayLike,
+        places: ArrayLike,
+        *,
+        logits: bool,
+    ) -> Answer:
+        """Add ids to the rows from `first_row` on."""
+
+
 class Forward:
-    """Both graphs over one cache; `prefill` makes the other's session, or gives None."""
+    """Both graphs over one cache; `many` makes the other, or gives None."""
 
-    def __init__(self, decode: Any, prefill: Callable[[], Any], cache: KeyValueCache) -> None:
+    def __init__(self, cache: Cache, one: Graph, many: Callable[[], Graph | None]) -> None:
         self.cache = cache
-        self._prefill = prefill
-        self._one = BoundGraph(decode, cache)
-        self._many: BoundGraph | None = None
+        self.one = one
+        self._make_many = many
+        self._many: Graph | None = None
 
-    def over(self, count: int) -> BoundGraph:
+    def over(self, count: int) -> Graph:
         """The graph for runs over `count` tokens a row."""
         if count < MANY:
-            return self._one
+            return self.one
         if self._many is None:
-            session = self._prefill()
-            self._many = self._one if session is None else BoundGraph(session, self.cache)
+            self._many = self._make_many() or self.one
         return self._many

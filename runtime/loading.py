@@ -4,51 +4,95 @@ import logging
 import os
 from pathlib import Path
 
-from runtime.bundle import open_bundle, weights_verified
+from runtime.bundle import Bundle, open_bundle, weights_verified
+from runtime.devices import place
 from runtime.model import Model
-from runtime.options import check_device, check_draft_precision, check_precision, check_threads
+from runtime.options import (
+    check_arena_extend_strategy,
+    check_draft_precision,
+    check_flag,
+    check_gpu_mem_limit,
+    check_precision,
+    check_threads,
+)
+from runtime.placement import Placement
 
 MODEL_VARIABLE = "GPT2_ONNX_MODEL"
 DEFAULT_MODEL = "models/gpt2"
+ON_CUDA = ("fp16", "fp32")  # precisions
 logger = logging.getLogger("runtime")
 
 
 def load(
     path: str | os.PathLike[str] | None = None,
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
     draft: str | None = None,
     device: str = "auto",
     threads: int | None = None,
     verify: bool = True,
+    gpu_mem_limit: int | None = None,
+    arena_extend_strategy: str | None = None,
+    cuda_graph: bool = True,
 ) -> Model:
     """Load a bundle.
 
     Args:
         path: The bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
-        precision: Of the decode graph: `"fp32"` computes what PyTorch does; `"int8"` and `"int4"`, in bundles that
-            were exported with them, are faster and smaller, and nearly the same.
-        draft: A lower precision of the same bundle that drafts for this one: more memory, and several tokens out of a
-            run. What comes out stays the same.
-        device: `"auto"` or `"cpu"`.
-        threads: Threads of one call, 1 or more; by default the CPUs that this process may use.
+        precision: Of the decode graph: `"fp32"` computes what PyTorch does; `"fp16"` is for CUDA; `"int8"` and
+            `"int4"` are for the CPU, faster and smaller, and nearly the same. All but fp32 must have been exported.
+            By default fp32, and on CUDA fp16 where the bundle has it.
+        draft: A lower precision of the same bundle that drafts for this one, on the CPU: more memory, and several
+            tokens out of a run. What comes out stays the same.
+        device: `"cpu"`; `"cuda"`, or `"cuda:1"` for another card: that or an error; `"auto"`: CUDA where it works,
+            else the CPU, and a line in the log says which.
+        threads: Threads of one call on the CPU, 1 or more; by default the CPUs that this process may use.
         verify: Check the SHA-256 of every file that it reads; sizes and presence of all are checked in any case.
+        gpu_mem_limit: Bytes of the card's memory that ONNX Runtime's arena may take for weights and intermediate
+            results, 1 MiB or more; keys and values come on top. By default all there is.
+        arena_extend_strategy: How that arena grows: `"kNextPowerOfTwo"`, ONNX Runtime's default, or
+            `"kSameAsRequested"`, which takes less and asks more often.
+        cuda_graph: Capture the steps of greedy decoding as CUDA graphs, where ONNX Runtime can.
 
     Raises:
         BundleError: The bundle is missing, damaged, newer than this release, not a bundle, or lacks the precision.
+        MemoryError: The card has no room for the model.
+        RuntimeError: CUDA was asked for and does not run here; the message names the cause and what mends it.
         ValueError: An option out of its range.
 
     Example:
         >>> runtime.load(os.environ["GPT2_ONNX_MODEL"], device="cpu", threads=1).device
         'cpu'
     """
-    precision, draft = check_precision(precision), check_draft_precision(draft, precision)
-    device, threads = check_device(device), check_threads(threads)
+    precision, threads = check_precision(precision), check_threads(threads)
+    asked = Placement(
+        gpu_mem_limit=check_gpu_mem_limit(gpu_mem_limit),
+        arena_extend_strategy=check_arena_extend_strategy(arena_extend_strategy),
+        cuda_graph=check_flag("cuda_graph", cuda_graph),
+    )
+    placement, why = place(device, asked)
     bundle = open_bundle(find_model(path), verify=verify)
+    precision = precision or default_precision(bundle, placement)
+    draft = check_served(precision, draft, placement)
     with weights_verified(bundle, filter(None, (precision, draft)) if verify else ()):
-        model = Model(bundle, precision=precision, device=device, threads=threads, draft=draft)
-    logger.info("%s runs in %s on %s", bundle.folder, precision, device)
+        model = Model(bundle, precision=precision, placement=placement, threads=threads, draft=draft)
+    logger.info("%s runs in %s on %s%s", bundle.folder, precision, placement, why)
     return model
+
+
+def default_precision(bundle: Bundle, placement: Placement) -> str:
+    """float16 on CUDA, if the bundle has it."""
+    return "fp16" if placement.device == "cuda" and bundle.manifest.has_graph("decode", "fp16") else "fp32"
+
+
+def check_served(precision: str, draft: str | None, placement: Placement) -> str | None:
+    """`draft`; ValueError unless the device has graphs for both precisions."""
+    if placement.device == "cuda":
+        if precision not in ON_CUDA:
+            raise ValueError(f"precision must be {' or '.join(map(repr, ON_CUDA))} on CUDA, got {precision!r}")
+        if draft is not None:
+            raise ValueError(f"draft must be None on CUDA, got {draft!r}")
+    return check_draft_precision(draft, precision)
 
 
 def find_model(path: str | os.PathLike[str] | None) -> Path:

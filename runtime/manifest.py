@@ -72,6 +72,17 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """Of the first tokens of each probe: their log-probabilities in PyTorch's float64, and PyTorch's largest errors.
+
+    `pytorch_errors` are by precision, absolute.
+    """
+
+    logprobs: list[list[float]]
+    pytorch_errors: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A bundle's manifest. `files` is by path within the bundle, with forward slashes; manifest.json is not in it."""
 
@@ -106,6 +117,15 @@ class Manifest:
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the greedy probes of {NAME} are damaged ({error}); export the bundle again") from None
         return probes
+
+    def likelihoods(self) -> Likelihoods | None:
+        """How likely PyTorch finds the probes' tokens; None in bundles that were made before this was noted."""
+        if "likelihoods" not in self.parity:
+            return None
+        try:
+            return build(Likelihoods, self.parity["likelihoods"])
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"the likelihoods of {NAME} are damaged ({error}); export the bundle again") from None
 
     def write(self, folder: Path) -> None:
         content = {"schema_version": SCHEMA_VERSION, **asdict(self)}

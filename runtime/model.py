@@ -11,6 +11,7 @@ from runtime.decoding import decode_alone, decode_together, longest_first
 from runtime.drafting import Drafting
 from runtime.generation import Generation
 from runtime.options import check_batch_size, check_count, check_ids, check_prompts, check_text
+from runtime.placement import Placement
 from runtime.prompting import Prompting
 from runtime.scoring import Score, score_ids
 from runtime.settings import GenerationOptions, check_settings
@@ -28,23 +29,25 @@ class Model:
 
     Attributes:
         bundle: What it was loaded from.
-        device: Where it runs.
+        device: Where it runs: "cpu", or "cuda:0" and so on.
         precision: Of its decode graph.
         prompting, decode_session: Its parts, for the other modules of this package.
     """
 
     def __init__(
-        self, bundle: Bundle, *, precision: str, device: str, threads: int | None, draft: str | None = None
+        self, bundle: Bundle, *, precision: str, placement: Placement, threads: int | None, draft: str | None = None
     ) -> None:
         self.bundle = bundle
-        self.device = device
+        self.device = str(placement)
         self.precision = precision
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
             prompting = beside.submit(Prompting, bundle)
-            self.decode_session = open_decode_session(bundle, precision=precision, device=device, threads=threads)
+            self.decode_session = open_decode_session(bundle, precision=precision, placement=placement, threads=threads)
         self.prompting = prompting.result()
-        drafts = open_decode_session(bundle, precision=draft, device=device, threads=DRAFT_THREADS) if draft else None
-        self._drafting = Drafting(exact=precision in EXACT, session=drafts)
+        drafts = (
+            open_decode_session(bundle, precision=draft, placement=placement, threads=DRAFT_THREADS) if draft else None
+        )
+        self._drafting = Drafting(exact=precision in EXACT and not placement.resident, session=drafts)
 
     def __repr__(self) -> str:
         return f"<Model {self.bundle.folder} in {self.precision} on {self.device}>"
@@ -176,13 +179,17 @@ class Model:
         return self.prompting.tokenizer.decode(check_ids(token_ids, self.bundle.manifest.architecture.vocab_size))
 
     def _pieces(self, generation: Generation) -> Generator[str]:
-        with self.decode_session.sequence() as state, self._drafting.step(state, generation, ()) as step:
+        with (
+            self.decode_session.sequence(generation.most_ids) as state,
+            self._drafting.step(state, generation, ()) as step,
+        ):
             yield from decode_alone(step, generation, generation.prompt_ids)
 
     def _together(self, generations: list[Generation], batch_size: int) -> list[Completion]:
         """Longest prompts first, so that those read together are of one length, or nearly."""
         if generations:
-            batch = self.decode_session.batch(min(batch_size, len(generations)))
+            longest = max(generation.most_ids for generation in generations)
+            batch = self.decode_session.batch(min(batch_size, len(generations)), longest)
             for _ in decode_together(batch, longest_first(generations)):
                 pass
         return [generation.completion() for generation in generations]

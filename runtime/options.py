@@ -1,13 +1,18 @@
 """The checks that options share: each value once, at the door, and one line that names option, range and value."""
 
 import math
+import re
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
-PRECISIONS = ("fp32", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+DRAFTS = ("int8", "int4")
+DEVICE = re.compile(r"(auto|cpu)|cuda(?::(\d{1,4}))?")
+ARENA_EXTEND_STRATEGIES = ("kNextPowerOfTwo", "kSameAsRequested")
 MAX_THREADS = 1024
 MAX_BATCH_SIZE = 1024
+LEAST_GPU_MEMORY = 2**20
 
 
 def check_threads(value: object) -> int | None:
@@ -56,27 +61,38 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
-def check_precision(value: object) -> str:
-    if isinstance(value, str) and value in PRECISIONS:
+def check_precision(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value in PRECISIONS):
         return value
     raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {value!r}")
 
 
 def check_draft_precision(value: object, precision: str) -> str | None:
     """One that is lower than `precision`, or None."""
-    lower = PRECISIONS[PRECISIONS.index(precision) + 1 :]
+    lower = [draft for draft in DRAFTS if PRECISIONS.index(draft) > PRECISIONS.index(precision)]
     if value is None or (isinstance(value, str) and value in lower):
         return value
     allowed = " or ".join(map(repr, (None, *lower)))
     raise ValueError(f"draft must be {allowed} where the precision is {precision!r}, got {value!r}")
 
 
-def check_device(value: object) -> str:
-    if value == "cuda":
-        raise ValueError("device must be 'auto' or 'cpu', got 'cuda': CUDA needs a float16 decode graph, not made yet")
-    if value not in ("auto", "cpu"):
-        raise ValueError(f"device must be 'auto' or 'cpu', got {value!r}")
-    return "cpu"
+def check_device(value: object) -> tuple[str, int]:
+    """("auto", "cpu" or "cuda", the card's number)."""
+    found = DEVICE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', N from 0 up, got {value!r}")
+    return found[1] or "cuda", int(found[2] or 0)
+
+
+def check_arena_extend_strategy(value: object) -> str | None:
+    if value is None or value in ARENA_EXTEND_STRATEGIES:
+        return value
+    allowed = " or ".join(map(repr, (None, *ARENA_EXTEND_STRATEGIES)))
+    raise ValueError(f"arena_extend_strategy must be {allowed}, got {value!r}")
+
+
+def check_gpu_mem_limit(value: object) -> int | None:
+    return None if value is None else check_count("gpu_mem_limit", value, least=LEAST_GPU_MEMORY)
 
 
 def check_text(name: str, value: object) -> str:

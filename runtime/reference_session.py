@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.manifest import Architecture
+from runtime.placement import CPU, Placement
 from runtime.session import make_session
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -15,8 +16,10 @@ Arrays = Mapping[str, NDArray[np.float32]]
 class ReferenceSession:
     """One session over model.onnx."""
 
-    def __init__(self, path: Path, architecture: Architecture, *, device: str, threads: int | None) -> None:
-        self._session = make_session(path, device=device, threads=threads)
+    def __init__(
+        self, path: Path, architecture: Architecture, *, placement: Placement = CPU, threads: int | None = None
+    ) -> None:
+        self._session = make_session(path, placement=placement, threads=threads)
         self._architecture = architecture
         self._outputs = [output.name for output in self._session.get_outputs()]
 

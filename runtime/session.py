@@ -1,23 +1,53 @@
 """ONNX Runtime sessions, all made in one place."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
+from runtime.device_memory import memory_errors
 from runtime.errors import BundleError
 from runtime.onnx_runtime import load_onnxruntime
+from runtime.placement import Placement
 from runtime.threads import available_cpus
 
-PROVIDERS = {"cpu": ["CPUExecutionProvider"]}
+logger = logging.getLogger("runtime")
 
 
-def make_session(path: Path, *, device: str, threads: int | None) -> Any:
-    """A session for the graph at `path`, by path because external data is found relative to it."""
+def make_session(path: Path, *, placement: Placement, threads: int | None, capture: bool = False) -> Any:
+    """A session for the graph at `path`, by path because external data is found relative to it.
+
+    Args:
+        capture: Whether its runs may be captured as CUDA graphs. Where ONNX Runtime refuses, they are not.
+    """
+    if placement.device == "cpu" or not (capture and placement.cuda_graph):
+        return start(path, placement.without_cuda_graph(), threads)
+    try:
+        return start(path, placement, threads)
+    except BundleError as error:
+        logger.info("without CUDA graphs: %s", error)
+        return start(path, placement.without_cuda_graph(), threads)
+
+
+def start(path: Path, placement: Placement, threads: int | None) -> Any:
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_cpus()
     options.log_severity_level = 3  # errors; a warning a node would hide them
+    providers = [(placement.provider, placement.provider_options())]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS[device])
+        with memory_errors(placement):
+            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except MemoryError:
+        raise
     except Exception as error:  # its own exception classes share no public base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}") from None
+    if session.get_providers()[0] != placement.provider:  # it falls back to the CPU without a word
+        raise RuntimeError(f"{path} was to run on {placement}, and runs on {session.get_providers()[0]}")
+    return session
+
+
+def captures(session: Any) -> bool:
+    """Whether it captures CUDA graphs."""
+    options = session.get_provider_options().get("CUDAExecutionProvider", {})
+    return bool(options.get("enable_cuda_graph") == "1")

@@ -23,7 +23,6 @@ from transformers import GPT2LMHeadModel
 from export.architecture import LM_HEAD, WTE
 from export.codes import QuantizedWeights
 from export.parity.outputs import normwise_error
-from export.quantization.recipe import Recipe
 from runtime.decode_session import DecodeSession
 from runtime.decode_state import DecodeState
 from runtime.scoring import target_logprobs
@@ -61,8 +60,8 @@ class Quality:
     def line(self) -> str:
         return (
             f"{self.precision}: perplexity {self.cost:+.2%} over float32's {self.float32:.2f} (at most "
-            f"{self.most_cost:.0%}), "
-            f"logits {self.rounding:.2%} off by rounded inputs (at most {MOST_ROUNDING:.0%}), "
+            f"{self.most_cost:.1%}), "
+            f"logits {self.rounding:.2%} off by rounding (at most {MOST_ROUNDING:.0%}), "
             f"{self.agreement:.1%} of the likeliest tokens the same: {'pass' if self.passed else 'FAIL'}"
         )
 
@@ -97,21 +96,28 @@ def exact_graph(path: Path) -> Iterator[Path]:
 
 
 def judge_quality(
-    session: DecodeSession, model: GPT2LMHeadModel, weights: QuantizedWeights, texts: Ids, recipe: Recipe
+    session: DecodeSession,
+    model: GPT2LMHeadModel,
+    weights: QuantizedWeights | None,
+    texts: Ids,
+    *,
+    precision: str,
+    most_cost: float,
 ) -> Quality:
-    """`model` is the checkpoint in float32, and has the codes' weights afterwards; `texts` [B, S]."""
+    """`model` is the checkpoint in float32, and has the codes' weights afterwards, if there are any; `texts` [B, S]."""
     loss, expected = read_by_pytorch(model, texts)
     read = [read_text(session, text.tolist()) for text in texts]
     at_once, by_token, ids = zip(*read, strict=True)
-    with_weights(model, weights)
+    if weights:
+        with_weights(model, weights)
     return Quality(
-        recipe.precision,
+        precision,
         float32=math.exp(loss),
         at_once=math.exp(-np.mean(at_once)),
         token_by_token=math.exp(-np.mean(by_token)),
         agreement=float((np.array(ids) == expected).mean()),
         rounding=max(rounding_error(session, model, text) for text in texts),
-        most_cost=recipe.most_cost,
+        most_cost=most_cost,
     )
 
 

@@ -8,16 +8,24 @@ from rich import box
 from rich.table import Table
 
 from export.parity.greedy import Difference
+from export.parity.half import LARGEST, MOST_SHARE
 from export.parity.precision import Quality
-from runtime.manifest import Continuation
+from runtime.manifest import Continuation, Likelihoods
 
 FACTOR = 2.0
 FLOOR = 1e-6
+UNPROVEN = (
+    "CUDA: unproven so far; all this was computed by the CPU provider, which keeps float32 between float16 nodes. "
+    "Where there is a card: python -m runtime verify --model DIR --device cuda"
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor in one case: its normwise error against float64, and the largest of PyTorch's own float32 in it."""
+    """One tensor in one case: its normwise error against float64, and the largest of PyTorch's own in it.
+
+    PyTorch's own in float32, and in float16 for a float16 graph.
+    """
 
     graph: str
     tensor: str
@@ -49,6 +57,13 @@ class Report:
     differences: tuple[Difference, ...]
     together: tuple[Difference, ...]
     qualities: tuple[Quality, ...] = ()
+    likelihoods: Likelihoods | None = None
+    largest_activation: float | None = None
+
+    @property
+    def in_range(self) -> bool:
+        """Whether float16 holds what the model computes, with room to spare."""
+        return self.largest_activation is None or self.largest_activation <= MOST_SHARE * LARGEST
 
     @property
     def passed(self) -> bool:
@@ -58,7 +73,7 @@ class Report:
             *self.together,
             *self.qualities,
         )
-        return all(verdict.passed for verdict in verdicts)
+        return self.in_range and all(verdict.passed for verdict in verdicts)
 
     def worst(self, *key: str) -> list[Row]:
         """The worst row of each group of rows that agree in `key`, in order of first appearance."""
@@ -86,6 +101,9 @@ class Report:
                 "probes": [asdict(probe) for probe in self.probes()],
             },
             "precisions": [quality.as_manifest() for quality in self.qualities],
+            "largest_activation": self.largest_activation,
+            "likelihoods": None if self.likelihoods is None else asdict(self.likelihoods),
+            "proofs": [],
         }
 
     def probes(self) -> list[Continuation]:
@@ -99,7 +117,14 @@ class Report:
 
     def lines(self) -> list[str]:
         """What the table does not show: greedy tokens, and what each precision costs."""
-        return [self.greedy_line(), *(quality.line() for quality in self.qualities)]
+        lines = [self.greedy_line(), *(quality.line() for quality in self.qualities)]
+        if self.largest_activation is not None:
+            verdict = "pass" if self.in_range else "FAIL"
+            lines.append(
+                f"fp16: the largest activation is {self.largest_activation:,.0f}, float16 holds {LARGEST:,.0f} "
+                f"(at most {MOST_SHARE:.0%} of it): {verdict}"
+            )
+        return [*lines, UNPROVEN]
 
     def greedy_line(self) -> str:
         total, count = self.tokens(), len(self.continuations)
@@ -121,11 +146,11 @@ def describe(difference: Difference) -> str:
 
 def make_table(report: Report) -> Table:
     """A line a family of tensors: its worst case, and the error there beside the largest of PyTorch's own."""
-    title = "Parity with PyTorch float64, relative errors: the worst of each kind"
+    title = "Parity with PyTorch float64, relative errors: the worst of each kind; beside them PyTorch's own errors"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for heading in ("graph", "tensor", "worst case"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("error", "PyTorch\nfloat32", "verdict"):
+    for heading in ("error", "PyTorch's\nown", "verdict"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.worst("graph", "family"):
         table.add_row(*cells(row))
@@ -134,7 +159,7 @@ def make_table(report: Report) -> Table:
 
 def make_markdown(report: Report) -> str:
     """The same table for a model card."""
-    lines = ["| graph | tensor | worst case | error | PyTorch float32 | verdict |", "|---|---|---|--:|--:|---|"]
+    lines = ["| graph | tensor | worst case | error | PyTorch's own | verdict |", "|---|---|---|--:|--:|---|"]
     lines += [f"| {' | '.join(cells(row))} |" for row in report.worst("graph", "family")]
     return "\n".join(lines).replace(".*", r".\*")
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
@@ -19,6 +18,8 @@ from export.parity.greedy import (
     find_suspects,
     judge_suspect,
 )
+from export.parity.half import MOST_COST, half_noise, largest_activation
+from export.parity.likelihoods import as_truth, judge_likelihoods
 from export.parity.outputs import (
     Outputs,
     decode_outputs,
@@ -29,17 +30,20 @@ from export.parity.outputs import (
     reference_outputs,
     worst_position_error,
 )
-from export.parity.precision import exact_graph, judge_quality, with_weights
+from export.parity.precision import Quality, exact_graph, judge_quality, with_weights
 from export.parity.report import Report, Row
 from export.progress import Progress
-from export.quantization.recipe import Recipe
+from export.quantization.recipe import HALF, Recipe
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.manifest import Continuation
+from runtime.placement import Placement
 from runtime.reference_session import ReferenceSession
 from runtime.tokenizer import Tokenizer
 
 Noise = dict[tuple[str, bool], float]
+Texts = NDArray[np.int64]
+REHEARSED = Placement(resident=True)  # the state of what is under way is kept as on a device
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,17 @@ class Quantized:
 
 
 def verify_bundle(
-    bundle: Bundle, checkpoint: Checkpoint, progress: Progress, quantized: Sequence[Quantized] = ()
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    progress: Progress,
+    quantized: Sequence[Quantized] = (),
+    texts: Texts | None = None,
 ) -> Report:
-    """Judge every output tensor and the greedy tokens of `bundle` against its checkpoint in PyTorch."""
+    """Judge every output tensor and the greedy tokens of `bundle` against its checkpoint in PyTorch.
+
+    Args:
+        texts: [B, S], by which float16 is judged, if the bundle has it.
+    """
     architecture = bundle.manifest.architecture
     tokenizer = Tokenizer(bundle.folder / "tokenizer.json")
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
@@ -82,13 +94,31 @@ def verify_bundle(
     rows += judge_decode("decode", decode, standards, noise)
     continuations = continue_prompts(decode, prompts, architecture.n_positions)
     together = continue_together(decode, continuations, tokenizer)
-    del decode, standards
-    qualities = []
+    del decode
+    progress("the decode graph for CUDA, on the CPU")
+    rows += judge_decode("decode_cuda", open_decode_session(bundle, placement=REHEARSED), standards, noise)
+    qualities, halves = [], []
+    if texts is not None and bundle.manifest.has_graph("decode", HALF):
+        progress("PyTorch in float16, and the float16 graph")
+        found, quality, largest = judge_half(bundle, checkpoint, standards, texts)
+        rows += found
+        qualities.append(quality)
+        halves.append(largest)
+    del standards
     for part in quantized:
         progress(f"the {part.recipe.precision} graphs")
         rows += judge_weights(bundle, checkpoint, part, cases)
         session = open_decode_session(bundle, precision=part.recipe.precision)
-        qualities.append(judge_quality(session, checkpoint.load_model(), part.weights, part.texts, part.recipe))
+        qualities.append(
+            judge_quality(
+                session,
+                checkpoint.load_model(),
+                part.weights,
+                part.texts,
+                precision=part.recipe.precision,
+                most_cost=part.recipe.most_cost,
+            )
+        )
     progress("greedy tokens in PyTorch")
     return Report(
         tuple(rows),
@@ -96,6 +126,8 @@ def verify_bundle(
         differences=judge_greedy(checkpoint, continuations),
         together=judge_together(checkpoint, continuations, together),
         qualities=tuple(qualities),
+        likelihoods=judge_likelihoods(checkpoint, continuations, half=bool(halves)),
+        largest_activation=max(halves, default=None),
     )
 
 
@@ -104,13 +136,6 @@ def measure_pytorch(model: GPT2LMHeadModel, cases: list[Case]) -> list[Standard]
     float32 = [pytorch_outputs(model, case) for case in cases]
     truth = as_truth(model)
     return [make_standard(case, float32.pop(0), pytorch_outputs(truth, case)) for case in cases]
-
-
-def as_truth(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
-    """`model` itself in float64. Its attention must not go through float32, as reorder_and_upcast_attn would."""
-    for block in model.transformer.h:
-        block.attn.reorder_and_upcast_attn = False
-    return model.to(torch.float64)
 
 
 def make_standard(case: Case, float32: Outputs, truth: Outputs) -> Standard:
@@ -123,7 +148,7 @@ def make_standard(case: Case, float32: Outputs, truth: Outputs) -> Standard:
 
 def judge_reference(bundle: Bundle, standards: list[Standard], noise: Noise) -> list[Row]:
     architecture = bundle.manifest.architecture
-    session = ReferenceSession(bundle.graph_path("reference"), architecture, device="cpu", threads=None)
+    session = ReferenceSession(bundle.graph_path("reference"), architecture)
     return [
         row
         for standard in standards
@@ -136,8 +161,21 @@ def judge_weights(bundle: Bundle, checkpoint: Checkpoint, part: Quantized, cases
     standards = measure_pytorch(with_weights(checkpoint.load_model(), part.weights), cases)
     precision = part.recipe.precision
     with exact_graph(bundle.graph_path("decode", precision)) as path:
-        session = DecodeSession(path, bundle.manifest.architecture, device="cpu", threads=None)
+        session = DecodeSession(path, bundle.manifest.architecture)
         return judge_decode(f"decode {precision}", session, standards, largest_noise(standards))
+
+
+def judge_half(
+    bundle: Bundle, checkpoint: Checkpoint, standards: list[Standard], texts: Texts
+) -> tuple[list[Row], Quality, float]:
+    """The float16 graph, as the CPU computes it: against PyTorch's float16, by perplexity, and how near to overflow."""
+    cases, truths = [standard.case for standard in standards], [standard.truth for standard in standards]
+    noise = half_noise(checkpoint.load_model(), cases, truths)
+    session = open_decode_session(bundle, precision=HALF)
+    rows = judge_decode(f"decode {HALF}", session, standards, noise)
+    model = checkpoint.load_model()
+    largest = largest_activation(model, texts)
+    return rows, judge_quality(session, model, None, texts, precision=HALF, most_cost=MOST_COST), largest
 
 
 def judge_decode(graph: str, session: DecodeSession, standards: list[Standard], noise: Noise) -> list[Row]:

@@ -22,7 +22,7 @@ def own_texts(checkpoint: Checkpoint, path: Path, progress: Progress) -> NDArray
     """Texts [TEXTS, S] from the checkpoint's decode graph at `path`."""
     config = checkpoint.config
     architecture = describe(config, parameters=1)
-    session = DecodeSession(path, architecture, device="cpu", threads=None)
+    session = DecodeSession(path, architecture)
     length = min(LONGEST, config.n_positions)
     return sample_texts(session, start_id(config), length, lambda done: progress(f"{done} of {length} tokens"))
 

@@ -36,13 +36,19 @@ RECIPES = {
     "int4": Recipe("int4", bits=4, block=128, embedding_bits=8, embedding_block=128, most_cost=0.1),
 }
 DAMPING = 0.05
-PRECISIONS = ("fp32", *RECIPES)
+HALF = "fp16"
+PRECISIONS = ("fp32", HALF, *RECIPES)
 
 
-def find_recipes(precisions: str | Collection[str]) -> list[Recipe]:
-    """Of the precisions below float32, or of one of them, in our order; ExportError for one that is unknown."""
-    precisions = [precisions] if isinstance(precisions, str) else precisions
-    for precision in precisions:
+def check_precisions(precisions: str | Collection[str]) -> list[str]:
+    """One precision or several as a list; ExportError for one that is unknown."""
+    asked = [precisions] if isinstance(precisions, str) else list(precisions)
+    for precision in asked:
         if precision not in PRECISIONS:
             raise ExportError(f"precision must be among {', '.join(PRECISIONS)}, got {precision!r}")
+    return asked
+
+
+def find_recipes(precisions: Collection[str]) -> list[Recipe]:
+    """Of the quantized ones among precisions, in our order."""
     return [recipe for recipe in RECIPES.values() if recipe.precision in precisions]

@@ -26,8 +26,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """What a model is loaded with."""
     add_model(parser)
-    parser.add_argument("--precision", default="fp32", help="fp32, int8 or int4 (default: fp32)")
-    parser.add_argument("--device", default="auto", help="auto or cpu (default: auto)")
+    parser.add_argument("--precision", help="fp32, fp16, int8 or int4 (default: fp32, on CUDA fp16 if it is there)")
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--gpu-mem-limit", type=int, metavar="BYTES", help="of a card's memory, for ONNX Runtime's arena"
+    )
 
 
 def open_input(argument: str) -> BinaryIO:

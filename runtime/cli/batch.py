@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     check_settings(wanted)
     check_paths(options.file, options.output)
     with open_input(options.file) as lines:
-        model = kept_model(find_model(options.model), options.precision, options.device)
+        model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
         total = count_lines(options.file)
         jobs = read_jobs(lines, model.prompting, Defaults(identity(model), wanted))
         with closing(BatchOutput(options.output)) as output:

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError("--logprobs are shown in JSON alone; add --json")
     check_settings(wanted)
     prompt = read_prompt(options.prompt)
-    model = kept_model(find_model(options.model), options.precision, options.device)
+    model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
     if options.json:
         print(json.dumps(model.complete(prompt, **wanted).as_dict()))
     else:

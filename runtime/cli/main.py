@@ -21,7 +21,7 @@ def main() -> None:
         code, message = 1, str(error)
     except (TypeError, ValueError) as error:  # an option or a prompt, checked at the library's door
         code, message = 2, str(error)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:
         code, message = 1, str(error)
     except KeyboardInterrupt:
         code, message = 130, "interrupted"

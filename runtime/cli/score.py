@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.loading import find_model
 
     text = read_utf8(options.file)
-    model = kept_model(find_model(options.model), options.precision, options.device)
+    model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
     started = time.perf_counter()
     with progress_bar("scoring", "token", len(model.encode(text)) - 1) as bar:
         score = model.score(text, stride=options.stride, progress=bar.update)

@@ -55,7 +55,8 @@ class Facts:
         return int(major) if major.isdigit() else 0
 
 
-def gather() -> Facts:
+def gather(*, probing: bool = True) -> Facts:
+    """Everything; without `probing`, no provider is tried."""
     onnxruntime, import_error = import_onnxruntime()
     gpus, no_gpu = find_gpus()
     facts = Facts(
@@ -65,7 +66,7 @@ def gather() -> Facts:
         wheels=installed(ONNX_RUNTIMES),
         import_error=import_error,
         cuda=built_for_cuda(),
-        providers=probe_providers(onnxruntime) if onnxruntime else {},
+        providers=probe_providers(onnxruntime) if onnxruntime and probing else {},
         gpus=gpus,
         no_gpu=no_gpu,
         cpus=affinity_cpus(),

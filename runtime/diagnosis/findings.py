@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.diagnosis.facts import Facts
+from runtime.diagnosis.facts import Facts, gather
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LEAST_ONNXRUNTIME = (1, 27)
@@ -71,6 +71,15 @@ def of_cuda(facts: Facts) -> Iterator[Finding]:
     if not causes:
         reason = facts.providers.get(CUDA) or "the provider is not in this build"
         yield Finding("problem", f"CUDA does not run: {reason}", 'pip install --force-reinstall "gpt2-onnx[gpu]"')
+
+
+def why_not_cuda(problem: str, index: int) -> str:
+    """The first known cause and what mends it, in one line; else `problem`, which is what ONNX Runtime said."""
+    facts = gather(probing=False)
+    if 0 < len(facts.gpus) <= index:
+        return f"there is no card {index}, only 0 to {len(facts.gpus) - 1}; choose one of those"
+    cause = next(cuda_causes(facts), Finding("problem", problem, "python -m runtime doctor"))
+    return f"{cause.what}; {cause.fix}"
 
 
 def cuda_causes(facts: Facts) -> Iterator[Finding]:

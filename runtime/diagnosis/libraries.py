@@ -13,7 +13,7 @@ CUDNN = "libcudnn.so.9"
 def wanted_libraries(cuda: int) -> tuple[str, ...]:
     """By the major version of CUDA that the wheel was built for."""
     numbered = [f"lib{name}.so.{cuda}" for name in ("cublasLt", "cublas", "cudart")]
-    return (*numbered, "libcufft.so.12" if cuda >= 13 else "libcufft.so.11", CUDNN)
+    return (*numbered, "libcurand.so.10", "libcufft.so.12" if cuda >= 13 else "libcufft.so.11", CUDNN)
 
 
 def find_libraries(names: Iterable[str]) -> dict[str, str | None]:

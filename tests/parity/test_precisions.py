@@ -106,7 +106,7 @@ def session_of(bundle, *kinds, precision, threads=1):
     opened = open_bundle(bundle, verify=False)
     paths = [opened.graph_path(kind, precision) for kind in kinds]
     prefill = paths[1] if paths[1:] else None
-    return DecodeSession(paths[0], opened.manifest.architecture, device="cpu", threads=threads, prefill_path=prefill)
+    return DecodeSession(paths[0], opened.manifest.architecture, threads=threads, prefill_path=prefill)
 
 
 def read_at_once(session, ids):

@@ -10,7 +10,7 @@ from runtime.decode_session import DecodeSession
 @pytest.fixture
 def session(bundle):
     opened = open_bundle(bundle, verify=False)
-    return DecodeSession(opened.graph_path("decode"), opened.manifest.architecture, device="cpu", threads=1)
+    return DecodeSession(opened.graph_path("decode"), opened.manifest.architecture, threads=1)
 
 
 def replay(sequence, probe, count, *, chunk):

@@ -18,8 +18,9 @@ from runtime.diagnosis.facts import Facts
 from runtime.diagnosis.findings import find
 from runtime.diagnosis.gpus import Gpu, find_gpus
 from runtime.diagnosis.libraries import find_libraries, wanted_libraries
-from runtime.diagnosis.probe import one_node_model, probe_providers
+from runtime.diagnosis.probe import probe_providers
 from runtime.diagnosis.report import Diagnosis
+from runtime.small_models import one_node_model
 
 H200 = Gpu("NVIDIA H200", 143_771, 143_000, "580.65.06", 9.0)
 HERE = "/usr/lib/here"
@@ -237,7 +238,7 @@ def test_the_libraries_of_a_cuda_wheel_are_looked_for_and_those_of_another_wheel
 
 
 def test_the_probe_is_a_model_that_negates():
-    session = onnxruntime.InferenceSession(one_node_model(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(one_node_model("Neg"), providers=["CPUExecutionProvider"])
     for value in (3.0, -0.5):
         (output,) = session.run(None, {"x": np.array([value], np.float32)})
         assert output.tolist() == [-value]

@@ -1,0 +1,72 @@
+"""Keys and values that past and present share, in a device's memory."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from runtime.device_memory import DeviceArray
+from runtime.manifest import Architecture
+from runtime.onnx_runtime import load_onnxruntime
+from runtime.placement import Placement
+from runtime.small_models import FLOAT, FLOAT16, one_node_model
+
+LEAST_CAPACITY = 128
+KINDS = {np.dtype(np.float32): FLOAT, np.dtype(np.float16): FLOAT16}
+
+
+class DeviceCache:
+    """Keys and values [rows, n_head, capacity, head_size] of each layer, and the session that copies rows of them.
+
+    What lies behind a row's length is never looked at, but it must be finite, which zeros are.
+    """
+
+    def __init__(
+        self, architecture: Architecture, rows: int, capacity: int, *, dtype: DTypeLike, placement: Placement
+    ) -> None:
+        self.architecture = architecture
+        self.rows = rows
+        self.capacity = capacity
+        self.placement = placement
+        shape = (rows, architecture.n_head, capacity, architecture.head_size)
+        names = architecture.cache_names("")
+        self.arrays = {name: DeviceArray(shape, dtype, placement) for name in names}
+        self._copier: Any = None
+
+    def row(self, row: int, length: int) -> dict[str, NDArray[Any]]:
+        """A row's keys and values [1, n_head, length, head_size] by their names as outputs, brought to the host."""
+        return {f"present{name}": array.read()[row : row + 1, :, :length] for name, array in self.arrays.items()}
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the keys and values of a row to another row, on the device and at their full `length`."""
+        del length  # a row lies in one piece, its first tokens do not
+        session = self._copy_session()
+        for array in self.arrays.values():
+            binding = session.io_binding()
+            binding.bind_input("x", *array.rows(source, 1))
+            binding.bind_output("y", *array.rows(target, 1))
+            session.run_with_iobinding(binding)
+
+    def _copy_session(self) -> Any:
+        """Of a model y = x, made when a row first moves; ONNX Runtime copies within a device in no simpler way."""
+        if self._copier is None:
+            onnxruntime = load_onnxruntime()
+            dtype = next(iter(self.arrays.values())).dtype
+            model = one_node_model("Identity", KINDS[dtype], rank=4)
+            placement = self.placement.without_cuda_graph()
+            providers = [(placement.provider, placement.provider_options())]
+            self._copier = onnxruntime.InferenceSession(model, providers=providers)
+        return self._copier
+
+
+def bucket(tokens: int, most: int) -> int:
+    """The capacity for so many tokens: few sizes, so that caches and captured graphs are used again."""
+    capacity = LEAST_CAPACITY
+    while capacity < tokens:
+        capacity *= 2
+    return min(capacity, most)
+
+
+def row_bucket(rows: int, most: int) -> int:
+    """How many rows a step runs over: a power of two, or all there are."""
+    return min(1 << (rows - 1).bit_length(), most)

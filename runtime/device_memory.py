@@ -1,0 +1,59 @@
+"""Arrays in a device's memory, and what is said when there is no more of it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from runtime.onnx_runtime import load_onnxruntime
+from runtime.placement import Placement
+
+OUT_OF_MEMORY = re.compile(
+    r"failed to allocate|out of memory|available memory of|ALLOC_FAILED|bad_alloc|std::bad_array", re.IGNORECASE
+)
+
+
+@contextmanager
+def memory_errors(placement: Placement) -> Iterator[None]:
+    """Turn what ONNX Runtime says of a lack of memory into a MemoryError of one line."""
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime's own share no public base
+        if isinstance(error, MemoryError) or not OUT_OF_MEMORY.search(str(error)):
+            raise
+        limit = f"; gpu_mem_limit is {placement.gpu_mem_limit:,} bytes" if placement.gpu_mem_limit else ""
+        raise MemoryError(
+            f"{placement} has no memory left{limit}; choose a smaller batch_size or max_new_tokens, or free some"
+        ) from None
+
+
+class DeviceArray:
+    """An array on a device, which starts as zeros; on the CPU it is an array like any other."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, placement: Placement) -> None:
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self.placement = placement
+        with memory_errors(placement):
+            make = load_onnxruntime().OrtValue.ortvalue_from_shape_and_type
+            self.value = make(shape, self.dtype.type, placement.device, placement.index)
+            self.write(np.zeros(shape, self.dtype))
+
+    def write(self, values: NDArray[Any]) -> None:
+        """Copy `values` of its shape there."""
+        if values.size:
+            self.value.update_inplace(np.ascontiguousarray(values, self.dtype))
+
+    def read(self) -> NDArray[Any]:
+        """A copy on the host."""
+        copy: NDArray[Any] = self.value.numpy()
+        return copy
+
+    def rows(self, first: int, count: int) -> tuple[str, int, type, tuple[int, ...], int]:
+        """`count` rows from `first` on, as ONNX Runtime's bindings take them."""
+        row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
+        address = self.value.data_ptr() + first * row_bytes
+        return self.placement.device, self.placement.index, self.dtype.type, (count, *self.shape[1:]), address

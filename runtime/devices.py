@@ -1,0 +1,39 @@
+"""From what a caller asks for to the device that works."""
+
+from dataclasses import replace
+
+from runtime.diagnosis.probe import CUDA, probe
+from runtime.onnx_runtime import load_onnxruntime
+from runtime.options import check_device
+from runtime.placement import Placement
+
+
+def place(device: object, asked: Placement) -> tuple[Placement, str]:
+    """Where to run, with the settings of `asked`, and for "auto" why it is that, as the end of a sentence.
+
+    Raises:
+        RuntimeError: CUDA was asked for and does not compute here; the message says why, and what mends it.
+    """
+    kind, index = check_device(device)
+    if kind == "cpu":
+        return asked, ""
+    cuda = replace(asked, device="cuda", index=index, resident=True)
+    problem = cuda_problem(cuda)
+    if problem is None:
+        return cuda, ", as CUDA works" if kind == "auto" else ""
+    if kind == "auto":
+        return asked, f", as CUDA does not: {problem}"
+    raise RuntimeError(f"device must be one that works here, got {device!r}: {problem}")
+
+
+def cuda_problem(placement: Placement) -> str | None:
+    """What keeps CUDA from computing here, and what mends it; None if it does compute."""
+    onnxruntime = load_onnxruntime()
+    if CUDA not in onnxruntime.get_available_providers():
+        return 'this ONNX Runtime is built without CUDA; pip uninstall -y onnxruntime && pip install "gpt2-onnx[gpu]"'
+    problem = probe(onnxruntime, CUDA, **placement.without_cuda_graph().provider_options())
+    if problem is None:
+        return None
+    from runtime.diagnosis.findings import why_not_cuda  # not for those who need no reason: its imports take 30 ms
+
+    return why_not_cuda(problem, placement.index)

@@ -1,0 +1,113 @@
+"""A graph over a cache on a device. Ids go there and come back; logits when they are asked for, the cache never."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from runtime.answer import Answer
+from runtime.device_cache import DeviceCache, row_bucket
+from runtime.device_runs import DeviceRuns
+from runtime.resident_state import ResidentState
+
+
+class ResidentGraph:
+    """Runs of one session over some rows of a cache, and steps that feed themselves."""
+
+    def __init__(self, runs: DeviceRuns, cache: DeviceCache) -> None:
+        self._runs = runs
+        self._cache = cache
+        self._steps: dict[tuple[int, int], ResidentState] = {}  # kept, as captured graphs need fixed addresses
+        self._under_way: tuple[ResidentState, int, int] | None = None  # state, where its log stood, steps
+
+    def run(
+        self,
+        first_row: int,
+        input_ids: ArrayLike,
+        past_lengths: ArrayLike,
+        lengths: ArrayLike,
+        places: ArrayLike,
+        *,
+        logits: bool,
+    ) -> Answer:
+        """As `BoundGraph.run`; the answer is a copy."""
+        ids, past = np.asarray(input_ids, np.int64), np.asarray(past_lengths, np.int64)
+        after, asked = np.asarray(lengths, np.int64), np.asarray(places, np.int64)
+        with self._runs.lock:
+            if ids.shape[1] == 1 and np.array_equal(asked, np.arange(len(ids))):
+                state, room = self._ready(first_row, ids, past), self._cache.capacity - int(past.max())
+                state.log_place(1)
+            else:
+                state, room = self._state(first_row, len(ids), ids.shape[1], len(asked)), 0
+                state.put(
+                    int(after.max()),
+                    input_ids=ids,
+                    position_ids=past[:, None] + np.arange(ids.shape[1]),
+                    seqlens_k=after - 1,
+                    logits_indices=asked,
+                    log_indices=np.arange(len(asked)),
+                )
+            self._run(state, room)
+            next_ids = state.next_ids()
+            state.advanced(1, next_ids)
+            found = state.logits.read()[: len(asked)] if logits else np.empty((len(asked), 0), np.float32)
+        return Answer(next_ids[: len(asked)], found, np.zeros(len(asked), np.bool_))
+
+    def launch(self, input_ids: ArrayLike, past_lengths: ArrayLike, steps: int) -> None:
+        """Begin `steps` greedy steps from the first row on, one id a row; `collect` waits for them.
+
+        Args:
+            input_ids: [B], what the first step reads.
+            past_lengths: [B], tokens in each row before.
+            steps: 1 to 32, what a log holds; each row has room for them.
+        """
+        ids, past = np.asarray(input_ids, np.int64), np.asarray(past_lengths, np.int64)
+        with self._runs.lock:
+            state = self._ready(0, ids[:, None], past)
+            start = state.log_place(steps)
+            for step in range(steps):
+                self._run(state, self._cache.capacity - int(past.max()) - step, wait=False)
+            self._under_way = state, start, steps
+
+    def collect(self) -> NDArray[np.int64]:
+        """What the steps under way said, [B, steps]."""
+        assert self._under_way is not None
+        (state, start, steps), self._under_way = self._under_way, None
+        with self._runs.lock:
+            state.binding.synchronize_outputs()
+            if state.steps_done(start) != steps:
+                state.forget()
+                raise RuntimeError(f"the device did {state.steps_done(start)} steps of {steps}")
+            said = state.logged(start, steps)
+            state.advanced(steps, said[:, -1])
+        return said
+
+    def _ready(self, first_row: int, ids: NDArray[np.int64], past: NDArray[np.int64]) -> ResidentState:
+        """The state of single steps over at least these rows, holding ids [B, 1] and lengths [B]; others idle at 0."""
+        rows = row_bucket(len(ids), self._cache.rows - first_row)
+        state = self._state(first_row, rows, 1, rows)
+        idle = rows - len(ids)
+        positions = np.pad(past, (0, idle))
+        state.put(
+            self._cache.capacity,
+            input_ids=np.pad(ids, ((0, idle), (0, 0))),
+            position_ids=positions[:, None],
+            seqlens_k=positions.astype(np.int32),
+            logits_indices=np.arange(rows),
+        )
+        return state
+
+    def _state(self, first_row: int, rows: int, count: int, places: int) -> ResidentState:
+        key = first_row, rows
+        feeds = count == 1 and places == rows
+        if feeds and key in self._steps:
+            return self._steps[key]
+        state = ResidentState(self._runs.session, self._cache, first_row, rows, count, places)
+        if feeds:
+            self._steps[key] = state
+        return state
+
+    def _run(self, state: ResidentState, room: int, *, wait: bool = True) -> None:
+        try:
+            self._runs.run(state, room=room, wait=wait)
+        except BaseException:
+            state.forget()
+            raise

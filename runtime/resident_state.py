@@ -1,0 +1,106 @@
+"""The arrays of runs of one shape, bound where they lie on a device."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.device_cache import DeviceCache
+from runtime.device_memory import DeviceArray
+from runtime.onnx_runtime import load_onnxruntime
+
+LOG = 32  # steps that a row's log holds
+
+
+class ResidentState:
+    """Runs over `count` ids for each of some rows, with `places` where the next id is wanted.
+
+    Where each row gets one id and gives one, the outputs of a run are bound to the inputs of the next.
+
+    Attributes:
+        feeds: Whether they are.
+        logits: [places, V], on the device.
+    """
+
+    def __init__(self, session: Any, cache: DeviceCache, first: int, rows: int, count: int, places: int) -> None:
+        self.rows, self.count, self.places = rows, count, places
+        self.feeds = count == 1 and places == rows
+        self.binding = session.io_binding()
+        placement, make = cache.placement, load_onnxruntime().OrtValue.ortvalue_from_numpy
+        log = places * (LOG if self.feeds else 1)
+        self._inputs = {
+            "input_ids": DeviceArray((rows, count), np.int64, placement),
+            "position_ids": DeviceArray((rows, count), np.int64, placement),
+            "seqlens_k": DeviceArray((rows,), np.int32, placement),
+            "logits_indices": DeviceArray((places,), np.int64, placement),
+            "log_indices": DeviceArray((places,), np.int64, placement),
+            "token_log": DeviceArray((log,), np.int64, placement),
+        }
+        self._next_token = self._inputs["input_ids"] if self.feeds else DeviceArray((places, 1), np.int64, placement)
+        self.logits = DeviceArray((places, cache.architecture.vocab_size), np.float32, placement)
+        self._total = np.zeros(1, np.int32)  # on the host, where GroupQueryAttention reads it
+        self._total_value = make(self._total)
+        self._held: dict[str, NDArray[Any]] = {}  # what the host knows to be in the inputs
+        self._bind(cache, first)
+
+    def _bind(self, cache: DeviceCache, first: int) -> None:
+        binding = self.binding
+        binding.bind_ortvalue_input("total_sequence_length", self._total_value)
+        for name, array in self._inputs.items():
+            binding.bind_ortvalue_input(name, array.value)
+            if name != "logits_indices" and name != "input_ids":
+                binding.bind_ortvalue_output(f"next_{name}", array.value)
+        binding.bind_ortvalue_output("next_token", self._next_token.value)
+        binding.bind_ortvalue_output("logits", self.logits.value)
+        for name, array in cache.arrays.items():
+            binding.bind_input(f"past_key_values{name}", *array.rows(first, self.rows))
+            binding.bind_output(f"present{name}", *array.rows(first, self.rows))
+
+    def put(self, total: int, **values: NDArray[Any]) -> None:
+        """Write inputs, but for those that hold just that already: after a step they mostly do."""
+        self._total[0] = total
+        for name, value in values.items():
+            if name not in self._held or not np.array_equal(self._held[name], value):
+                self._held.pop(name, None)
+                self._inputs[name].write(value)
+                self._held[name] = value.copy()
+
+    @property
+    def total(self) -> int:
+        return int(self._total[0])
+
+    def held(self) -> dict[str, NDArray[Any]]:
+        return {name: value.copy() for name, value in self._held.items()}
+
+    def forget(self) -> None:
+        """Take nothing for granted any more: write everything anew."""
+        self._held.clear()
+
+    def log_place(self, steps: int) -> int:
+        """Where the logs stand, so that `steps` more have room."""
+        place = int(self._held["log_indices"][0]) if "log_indices" in self._held else LOG
+        if place + steps <= LOG:
+            return place
+        self.put(self.total, log_indices=np.arange(self.places) * LOG)
+        return 0
+
+    def next_ids(self) -> NDArray[np.int64]:
+        """[places], brought to the host."""
+        return self._next_token.read()[:, 0]
+
+    def logged(self, start: int, steps: int) -> NDArray[np.int64]:
+        """The ids of `steps` steps, [rows, steps]."""
+        return self._inputs["token_log"].read().reshape(self.places, LOG)[:, start : start + steps]
+
+    def advanced(self, steps: int, ids: NDArray[np.int64]) -> None:
+        """Know what the inputs hold after some steps, of which the last said `ids` [places]."""
+        if not self.feeds:
+            self.forget()
+            return
+        for name in ("position_ids", "seqlens_k", "log_indices"):
+            self._held[name] = self._held[name] + steps
+        self._held["input_ids"] = ids[:, None].copy()
+
+    def steps_done(self, start: int) -> int:
+        """How many steps the device has done since the logs stood at `start`."""
+        return int(self._inputs["log_indices"].read()[0]) - start
