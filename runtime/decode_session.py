@@ -76,8 +76,8 @@ class DecodeSession:
         kept = True
         try:
             yield state
-        except MemoryError:  # what it holds may be what there is no room for
-            kept = False
+        except MemoryError:
+            kept = self._runs is None  # what it holds on a device may be what there is no room for
             raise
         finally:
             if kept:

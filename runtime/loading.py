@@ -71,9 +71,9 @@ def load(
         cuda_graph=check_flag("cuda_graph", cuda_graph),
     )
     placement, why = place(device, asked)
+    draft = check_served(precision or "fp32", draft, placement)
     bundle = open_bundle(find_model(path), verify=verify)
     precision = precision or default_precision(bundle, placement)
-    draft = check_served(precision, draft, placement)
     with weights_verified(bundle, filter(None, (precision, draft)) if verify else ()):
         model = Model(bundle, precision=precision, placement=placement, threads=threads, draft=draft)
     logger.info("%s runs in %s on %s%s", bundle.folder, precision, placement, why)

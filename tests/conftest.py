@@ -28,7 +28,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.pipeline import export_bundle
 
     folder = tmp_path_factory.mktemp("bundles") / "novelist"
-    export_bundle(str(ROOT / "models" / "novelist"), folder)
+    export_bundle(str(ROOT / "models" / "novelist"), folder, precisions=("fp32", "fp16"))
     return folder
 
 
@@ -38,7 +38,7 @@ def precise_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export.pipeline import export_bundle
 
     folder = tmp_path_factory.mktemp("precise") / "novelist"
-    export_bundle(str(ROOT / "models" / "novelist"), folder, precisions=("fp32", "int8", "int4"))
+    export_bundle(str(ROOT / "models" / "novelist"), folder, precisions=("fp32", "fp16", "int8", "int4"))
     return folder
 
 

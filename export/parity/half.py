@@ -15,7 +15,7 @@ from export.parity.outputs import Outputs, normwise_error, pytorch_outputs, wors
 
 LARGEST = float(torch.finfo(torch.float16).max)
 MOST_SHARE = 0.5  # of it that an activation may take: texts that nobody tried may have larger ones
-MOST_COST = 0.002  # of perplexity; PyTorch's float16 costs less
+MOST_COST = 0.002  # of perplexity
 SLOW = "token by token"  # on a CPU PyTorch's float16 takes half a second a run, and this case is 48 of them
 
 

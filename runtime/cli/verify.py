@@ -4,7 +4,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from runtime.cli.arguments import add_model
@@ -14,9 +15,11 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
         help="check a bundle",
-        description="Check every file of a bundle, then replay the greedy tokens that PyTorch gave when it was made.",
+        description="Check every file of a bundle, then replay the greedy tokens that PyTorch gave when it was made. "
+        "On CUDA, what is proved is added to the manifest.",
     )
     add_model(parser)
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=run)
 
@@ -24,8 +27,12 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit with 1 if anything is not as it was."""
     from runtime.bundle import check_hash, open_bundle
+    from runtime.devices import place
     from runtime.loading import find_model
+    from runtime.placement import Placement
+    from runtime.proof import prove
 
+    placement, _ = place(options.device, Placement())
     bundle = open_bundle(find_model(options.model), verify=False)
     started = time.perf_counter()
     for name, record in bundle.manifest.files.items():
@@ -34,44 +41,46 @@ def run(options: argparse.Namespace) -> int:
     report(f"  {len(bundle.manifest.files)} files in {time.perf_counter() - started:.1f} s")
     for graph in bundle.manifest.graphs:
         bundle.graph_path(graph.kind, graph.precision)
-    tokens, replayed = replay(bundle)
+    proofs = []
+    for precision in ("fp32", "fp16"):
+        if bundle.manifest.has_graph("decode", precision):
+            proofs.append(prove(bundle, precision, placement))
+            report(f"  {proofs[-1]}")
     parity = bundle.manifest.parity.get("passed") is True
-    passed = parity and 0 < tokens == replayed
-    findings = {"files": len(bundle.manifest.files), "tokens": tokens, "replayed": replayed, "parity": parity}
-    show({"passed": passed, **findings}, as_json=options.json, model=str(bundle.folder))
+    passed = parity and all(proof.passed for proof in proofs)
+    if passed and placement.device == "cuda":
+        note(bundle, placement, proofs)
+    if options.json:
+        found = {"model": str(bundle.folder), "passed": passed, "files": len(bundle.manifest.files), "parity": parity}
+        print(json.dumps({**found, "device": str(placement), "graphs": [asdict(proof) for proof in proofs]}))
+    else:
+        print(verdict(bundle, placement, proofs, parity=parity, passed=passed))
     return 0 if passed else 1
 
 
-def replay(bundle: Any) -> tuple[int, int]:
-    """(greedy tokens in the manifest, how many of them are said again before the first that differs)."""
-    from runtime.decode_session import open_decode_session
-    from runtime.replay import greedy_tokens
+def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
+    """In the manifest, that the graphs were proved on this card."""
+    from runtime import __version__
+    from runtime.diagnosis.gpus import find_gpus
+    from runtime.onnx_runtime import load_onnxruntime
+    from runtime.proof import note_proof
 
-    probes = bundle.manifest.probes()
-    session = open_decode_session(bundle)
-    total = equal = 0
-    for probe in probes:
-        total += len(probe.token_ids)
-        equal += agreement(greedy_tokens(session, probe.prompt_ids, len(probe.token_ids)), probe.token_ids)
-        report(f"  replayed {equal} of {total} greedy tokens")
-    return total, equal
-
-
-def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:
-    """How many tokens are equal before the first that is not."""
-    differing = [n for n, (a, b) in enumerate(zip(tokens, expected, strict=True)) if a != b]
-    return differing[0] if differing else len(expected)
+    cards, _ = find_gpus()
+    card = cards[placement.index].name if placement.index < len(cards) else str(placement)
+    versions = {"gpt2-onnx": __version__, "onnxruntime": load_onnxruntime().__version__}
+    graphs = [asdict(proof) for proof in proofs]
+    try:
+        note_proof(bundle, {"card": card, "provider": placement.provider, "made_with": versions, "graphs": graphs})
+    except OSError as error:
+        report(f"  not noted in the manifest: {error.strerror or error}")
 
 
-def show(findings: Mapping[str, Any], *, as_json: bool, model: str) -> None:
-    if as_json:
-        print(json.dumps({"model": model, **findings}))
-        return
-    verdict = "verified" if findings["passed"] else "NOT verified"
-    print(
-        f"{model} is {verdict}: {findings['files']} files as in its manifest, "
-        f"{findings['replayed']} of {findings['tokens']} greedy tokens as PyTorch's, "
-        f"parity report {'passed' if findings['parity'] else 'not passed'}"
+def verdict(bundle: Any, placement: Any, proofs: Sequence[Any], *, parity: bool, passed: bool) -> str:
+    found = "; ".join(map(str, proofs))
+    return (
+        f"{bundle.folder} is {'verified' if passed else 'NOT verified'} on {placement}: "
+        f"{len(bundle.manifest.files)} files as in its manifest, {found}, "
+        f"parity report {'passed' if parity else 'not passed'}"
     )
 
 

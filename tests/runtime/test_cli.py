@@ -135,7 +135,7 @@ def test_max_new_tokens_out_of_their_range(cli, bundle):
 
 def test_a_device_that_does_not_exist(cli_here, bundle):
     done = cli_here("complete", "x", "--model", str(bundle), "--device", "gpu")
-    assert_fails(done, 2, "device", "'auto' or 'cpu'", "'gpu'")
+    assert_fails(done, 2, "device", "'auto', 'cpu', 'cuda' or 'cuda:N'", "'gpu'")
 
 
 def test_a_prompt_longer_than_the_context(cli_here, bundle, context):
@@ -205,20 +205,32 @@ def test_verify_passes_what_was_exported(cli, bundle, manifest):
         assert name in done.stderr
 
 
+def errors(graph):
+    return {name: graph[name] for name in ("error", "allowed")}
+
+
 def test_verify_as_json_can_be_parsed(cli, bundle_copy, manifest):
     with bundle_copy.changed_manifest() as changed:
         changed["parity"]["greedy"]["probes"] = changed["parity"]["greedy"]["probes"][:1]
     done = cli("verify", "--model", str(bundle_copy.folder), "--json")
     tokens = len(manifest["parity"]["greedy"]["probes"][0]["token_ids"])
     assert done.returncode == 0
-    assert json.loads(done.stdout) == {
+    found = json.loads(done.stdout)
+    assert found == {
         "model": str(bundle_copy.folder),
         "passed": True,
         "files": len(manifest["files"]),
-        "replayed": tokens,
-        "tokens": tokens,
         "parity": True,
+        "device": "cpu",
+        "graphs": [
+            {"precision": graph["precision"], "tokens": tokens, "replayed": tokens, **errors(graph)}
+            for graph in found["graphs"]
+        ],
     }
+    assert [graph["precision"] for graph in found["graphs"]] == ["fp32", "fp16"]
+    pytorch = manifest["parity"]["likelihoods"]["pytorch_errors"]
+    for graph in found["graphs"]:
+        assert 0 < graph["error"] <= graph["allowed"] == max(2 * pytorch[graph["precision"]], 2e-5)
 
 
 def test_verify_fails_on_a_changed_byte(cli, bundle_copy):
@@ -237,7 +249,8 @@ def test_verify_fails_on_a_token_that_is_not_pytorchs(cli, bundle_copy, manifest
     findings = json.loads(done.stdout)
     assert done.returncode == 1
     assert findings["passed"] is False
-    assert (findings["replayed"], findings["tokens"]) == (sum(tokens) - tokens[0] + 10, sum(tokens))
+    graph = findings["graphs"][0]
+    assert (graph["replayed"], graph["tokens"]) == (sum(tokens) - tokens[0] + 10, sum(tokens))
 
 
 def test_verify_says_so_in_words_too(cli_here, bundle_copy):

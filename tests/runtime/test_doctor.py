@@ -97,7 +97,7 @@ PROBLEMS = {
     ),
     "no CUDA libraries": (
         replace(ON_GPU, providers=NO_CUDA, libraries=dict.fromkeys(ON_GPU.libraries)),
-        "libcublasLt.so.13, libcublas.so.13, libcudart.so.13, libcufft.so.12, libcudnn.so.9",
+        "libcublasLt.so.13, libcublas.so.13, libcudart.so.13, libcurand.so.10, libcufft.so.12, libcudnn.so.9",
         'pip install "onnxruntime-gpu[cuda,cudnn]"',
     ),
     "something else": (
@@ -251,7 +251,7 @@ def fake_onnxruntime(*, got=None, output=-2.0, error=None):
         if error:
             raise RuntimeError(error)
         return SimpleNamespace(
-            get_providers=lambda: got or [*providers, "CPUExecutionProvider"],
+            get_providers=lambda: got or [*(name for name, _ in providers), "CPUExecutionProvider"],
             run=lambda *_: [np.array([output])],
         )
 

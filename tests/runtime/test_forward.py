@@ -80,7 +80,7 @@ def test_the_prefill_graph_is_loaded_once_for_the_first_run_of_32_ids(made, sess
 def test_ids_in_chunks_of_any_size_give_pytorchs_next_token(session, longest, lengths):
     ids, prompt = longest
     with session.sequence() as state:
-        for array in state._forward.cache.arrays:
+        for array in state.forward.cache.arrays:
             array.fill(np.nan)
         for length in lengths:
             token, logits = state.step(ids[state.length : state.length + length])

@@ -7,11 +7,11 @@ import pytest
 import runtime
 from runtime.errors import BundleError
 
-OPTIONS = "precision must be one of 'fp32', 'int8', 'int4', got "
-LACKS = "this bundle has no decode graph in {0}; it has: reference fp32, decode fp32; add it: python -m export "
+OPTIONS = "precision must be one of 'fp32', 'fp16', 'int8', 'int4', got "
+LACKS = "this bundle has no decode graph in {0}; it has: reference fp32, decode fp32, "
 
 
-@pytest.mark.parametrize("precision", ["int3", "fp16", "INT8", "", " int8", "fp32 ", 8, None, True, b"int8", ["int8"]])
+@pytest.mark.parametrize("precision", ["int3", "fp64", "INT8", "", " int8", "fp32 ", 8, True, b"int8", ["int8"]])
 def test_an_unknown_precision_is_refused_before_anything_is_read(refusal, precision):
     for call in (runtime.load, lambda path, **options: runtime.complete("x", model=path, **options)):
         assert refusal(ValueError, call, "no such folder", precision=precision) == f"{OPTIONS}{precision!r}"
@@ -59,4 +59,4 @@ def test_a_command_says_so_in_one_line(cli_here, bundle, tmp_path, command, prec
 def test_help_names_the_precisions(cli_here, command):
     done = cli_here(command, "--help")
     assert done.returncode == 0
-    assert "fp32, int8 or int4" in " ".join(done.stdout.split())
+    assert "fp32, fp16, int8 or int4" in " ".join(done.stdout.split())

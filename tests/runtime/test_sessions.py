@@ -35,6 +35,8 @@ def read(monkeypatch):
 class FakeState:
     """A cache without a graph, behind which these ids come one after the other."""
 
+    feeds_itself = False
+
     def __init__(self, vocab_size, token_ids):
         self.length, self.vocab_size, self.script = 0, vocab_size, iter(token_ids)
 
