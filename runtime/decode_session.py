@@ -113,11 +113,18 @@ class DecodeSession:
         if self._runs is None:
             cache = KeyValueCache(self._architecture, rows)
             return Forward(cache, BoundGraph(self._session, cache), partial(self._many, cache))
+        try:
+            return self._resident(self._runs, rows, capacity)
+        except MemoryError:
+            if not self._idle:
+                raise
+        self._idle.clear()  # nobody uses those
+        return self._resident(self._runs, rows, capacity)
+
+    def _resident(self, runs: DeviceRuns, rows: int, capacity: int) -> Forward:
         kind = next(value.type for value in self._session.get_inputs() if value.name.startswith("past_key_values"))
-        device_cache = DeviceCache(
-            self._architecture, rows, capacity, dtype=KINDS[kind], placement=self._runs.placement
-        )
-        return Forward(device_cache, ResidentGraph(self._runs, device_cache), lambda: None)
+        cache = DeviceCache(self._architecture, rows, capacity, dtype=KINDS[kind], placement=runs.placement)
+        return Forward(cache, ResidentGraph(runs, cache), lambda: None)
 
     def _keep(self, idle: "Idle") -> None:
         """For the next caller; of too many the one that waited longest goes."""

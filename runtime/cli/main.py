@@ -4,12 +4,15 @@ import argparse
 import io
 import os
 import sys
+from contextlib import suppress
 
 from runtime import __version__
 from runtime.cli import batch, complete, doctor, score, verify
 from runtime.cli.arguments import OneLineParser, one_line
 from runtime.errors import BundleError
+from runtime.onnx_runtime import load_onnxruntime
 
+FATAL = 4
 COMMANDS = (complete, batch, score, verify, doctor)
 
 
@@ -41,11 +44,18 @@ def main() -> None:
 
 def run() -> int:
     options = make_parser().parse_args()
+    quiet()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest
     code: int = options.run(options)
     sys.stdout.flush()
     return code
+
+
+def quiet() -> None:
+    """ONNX Runtime's own lines would stand around ours; what matters of them is in its errors."""
+    with suppress(Exception):  # whoever needs it says what is wrong with it
+        load_onnxruntime().set_default_logger_severity(FATAL)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -78,8 +78,9 @@ def why_not_cuda(problem: str, index: int) -> str:
     facts = gather(probing=False)
     if 0 < len(facts.gpus) <= index:
         return f"there is no card {index}, only 0 to {len(facts.gpus) - 1}; choose one of those"
-    cause = next(cuda_causes(facts), Finding("problem", problem, "python -m runtime doctor"))
-    return f"{cause.what}; {cause.fix}"
+    first, *others = [*cuda_causes(facts), Finding("problem", problem, "python -m runtime doctor")]
+    more = f" ({len(others) - 1} more: python -m runtime doctor)" if len(others) > 1 else ""
+    return f"{first.what}; {first.fix}{more}"
 
 
 def cuda_causes(facts: Facts) -> Iterator[Finding]:

@@ -11,12 +11,15 @@ from typing import Any
 from runtime.small_models import one_node_model
 
 CUDA = "CUDAExecutionProvider"
-REMOTE = {"AzureExecutionProvider"}  # computes nothing here
+UNUSED = {
+    "AzureExecutionProvider",  # computes nothing here
+    "TensorrtExecutionProvider",  # wants libraries of its own, and nothing here uses it
+}
 
 
 def probe_providers(onnxruntime: ModuleType) -> dict[str, str | None]:
     """By name, why it does not work; None where it does."""
-    names = [name for name in onnxruntime.get_available_providers() if name not in REMOTE]
+    names = [name for name in onnxruntime.get_available_providers() if name not in UNUSED]
     return {name: probe(onnxruntime, name) for name in names}
 
 
