@@ -47,6 +47,7 @@ class Placement:
             "device_id": str(self.index),
             "use_tf32": "0",  # float32 products of 10-bit factors are no float32
             "enable_skip_layer_norm_strict_mode": "1",  # else a fused norm sums in float16
+            "use_ep_level_unified_stream": "1",  # so that runs nobody waited for come before those behind them
             "enable_cuda_graph": str(int(self.cuda_graph)),
         }
         if self.gpu_mem_limit is not None:
