@@ -27,25 +27,25 @@ class LoopedStep:
         self._state = state
         self._most_ids = most_ids
         self._told: deque[int] = deque()
-        self._under_way = 0
+        self._under_way = False
         self._steps = 1
 
     def __call__(self, new_ids: Sequence[int]) -> tuple[int, NDArray[np.float32]]:
         """The most likely id behind `new_ids`: the prompt, then each time what was said last."""
         if not self._told:
-            self._told.extend(self._state.collect() if self._under_way else [self._state.advance(new_ids)])
+            self._told.extend(self.settle() or [self._state.advance(new_ids)])
             self._launch(self._told[-1])
         return self._told.popleft(), NO_LOGITS
 
-    def settle(self) -> None:
-        """Wait for what is under way."""
-        if self._under_way:
-            self._under_way = 0
-            self._state.collect()
+    def settle(self) -> list[int]:
+        """Wait for what is under way; what it says."""
+        waited, self._under_way = self._under_way, False
+        return self._state.collect() if waited else []
 
     def _launch(self, token_id: int) -> None:
         """Twice as many steps as last time, as far as the text may get."""
-        self._under_way = max(0, min(self._steps, self._most_ids - 1 - self._state.length))
-        self._steps = min(2 * self._steps, MOST_STEPS)
-        if self._under_way:
-            self._state.launch(token_id, self._under_way)
+        steps = min(self._steps, self._most_ids - 1 - self._state.length)
+        if steps > 0:
+            self._state.launch(token_id, steps)
+            self._under_way = True
+            self._steps = min(2 * steps, MOST_STEPS)

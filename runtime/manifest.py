@@ -98,8 +98,9 @@ class Manifest:
             if (graph.kind, graph.precision) == (kind, precision):
                 return graph
         made = ", ".join(f"{graph.kind} {graph.precision}" for graph in self.graphs) or "none"
-        wanted = "" if precision == "fp32" else f"; add it: python -m export CHECKPOINT --precision {precision} …"
-        raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}{wanted}")
+        added = "" if precision == "fp32" else f" --precision {precision}"
+        command = f"python -m export CHECKPOINT{added} …"
+        raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}; add it: {command}")
 
     def has_graph(self, kind: str, precision: str) -> bool:
         return any((graph.kind, graph.precision) == (kind, precision) for graph in self.graphs)

@@ -1,0 +1,138 @@
+"""Tokens per second of greedy decoding, ours beside transformers', all in one process and taking turns.
+
+Each turn continues the prompts by one token and then by all: decoding's speed is of the difference, in which the prompt
+and the first token go out.
+"""
+
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from figures import ratios, spread
+from gpu_parts.checkpoint import Checkpoint
+from gpu_parts.floor import cache_bytes, copy_bandwidth, floor_speed, our_weight_bytes, weight_bytes
+from gpu_parts.ours import Ours, OursWithText
+from gpu_parts.part import Piece
+from gpu_parts.plan import Plan
+from gpu_parts.rounds import Make, make_sides, seconds_of, take_rounds
+from gpu_parts.text_table import text_table
+from gpu_parts.theirs import Compiled, Eager
+
+from runtime.tokenizer import Tokenizer
+
+OURS = "ours"
+COMPILED = "transformers, static cache, torch.compile"
+EAGER = "transformers, generate"
+WARM_UP = 40  # tokens, or those of a turn
+SHORT_CALLS = 3  # in a turn: their seconds are few, and one that was late would count in all
+
+
+def pieces(plan: Plan, rows: str) -> Iterator[Piece]:
+    checkpoint, count = Checkpoint(plan), int(rows)
+    floor = floor_of(checkpoint, count)
+    yield "floor", floor, floor_line(floor, checkpoint)
+    sides, failed = make_sides(makers(checkpoint, count), min(WARM_UP, plan.tokens), plan.deadline)
+    turns = {name: partial(turn, side, plan.tokens) for name, side in sides.items()}
+    found = take_rounds(turns, plan.rounds, plan.deadline, failed)
+    speeds = {name: [decode_speed(one, plan.tokens, count) for one in taken] for name, taken in found.items()}
+    value = {"decode": speeds, "seconds": seconds_in(found), "failed sides": failed, "same": alike(found, count)}
+    yield "speed", value, speed_table(value, floor["tokens/s"], count, plan)
+
+
+def makers(checkpoint: Checkpoint, count: int) -> dict[str, Make]:
+    plan = checkpoint.plan
+    prompts, most = checkpoint.prompts(count, plan.prompt), plan.tokens
+
+    def ours(*, cuda_graph: bool) -> Ours:
+        return Ours(checkpoint.session("fp16", cuda_graph=cuda_graph), prompts, most)
+
+    def with_text() -> Ours:
+        return OursWithText(checkpoint.session("fp16"), prompts, most, Tokenizer(checkpoint.folder / "tokenizer.json"))
+
+    made: dict[str, Make] = {
+        OURS: partial(ours, cuda_graph=True),
+        "ours, with the text": with_text,
+        "ours, without CUDA graphs": partial(ours, cuda_graph=False),
+        EAGER: lambda: Eager(checkpoint.model(torch.float16, "sdpa"), prompts),
+        COMPILED: lambda: Compiled(checkpoint.model(torch.float16, "sdpa"), prompts, most),
+    }
+    if not plan.compiled:
+        del made[COMPILED]
+    if plan.device == "cpu":
+        del made["ours, without CUDA graphs"]
+    return made
+
+
+def turn(side: Callable[[int], Any], tokens: int) -> tuple[float, float, list[list[int]]]:
+    """Seconds for one token, seconds for all, and those."""
+    first = statistics.median(seconds_of(lambda: side(1))[0] for _ in range(SHORT_CALLS))
+    whole, token_ids = seconds_of(lambda: side(tokens))
+    return first, whole, token_ids
+
+
+def decode_speed(taken: tuple[float, float, Any], tokens: int, rows: int) -> float:
+    first, whole, _ = taken
+    return rows * (tokens - 1) / (whole - first)
+
+
+def seconds_in(found: dict[str, list[Any]]) -> dict[str, dict[str, list[float]]]:
+    return {
+        name: {"one token": [one[0] for one in taken], "all": [one[1] for one in taken]}
+        for name, taken in found.items()
+    }
+
+
+def alike(found: dict[str, list[Any]], rows: int) -> dict[str, str]:
+    """Tokens that are those of `generate`, in the last turn: in float16 two right answers may part."""
+    if EAGER not in found:
+        return dict.fromkeys(found, "")
+    right = [token for row in found[EAGER][-1][2] for token in row]
+    texts = {name: [token for row in taken[-1][2] for token in row] for name, taken in found.items()}
+    return {
+        name: f"{sum(map(int.__eq__, text, right)) / len(right):.0%}" if len(text) == len(right) else f"not {rows} rows"
+        for name, text in texts.items()
+    }
+
+
+def floor_of(checkpoint: Checkpoint, rows: int) -> dict[str, float]:
+    bandwidth = copy_bandwidth(checkpoint.plan.device)
+    middle, cache = statistics.median(bandwidth), cache_bytes(checkpoint)
+    weights, ours = weight_bytes(checkpoint), our_weight_bytes(checkpoint)
+    return {
+        "bandwidth": bandwidth,
+        "weights": weights,
+        "our weights": ours,
+        "cache": rows * cache,
+        "tokens/s": floor_speed(middle, weights, cache, rows),
+        "our tokens/s": floor_speed(middle, ours, cache, rows),
+    }
+
+
+def floor_line(floor: dict[str, Any], checkpoint: Checkpoint) -> str:
+    return (
+        f"The device copies {spread([one / 1e9 for one in floor['bandwidth']])} GB/s, read and written. A step reads "
+        f"{floor['weights'] / 1e6:,.1f} MB of fp16 weights\n(all but wpe; our graph, whose head is in float32, "
+        f"{floor['our weights'] / 1e6:,.1f}) and {floor['cache'] / 1e6:,.1f} MB of keys and values (at "
+        f"{checkpoint.plan.prompt + checkpoint.plan.tokens // 2} tokens a row):\nat that speed "
+        f"{floor['tokens/s']:,.0f} tokens/s; of our graph's bytes {floor['our tokens/s']:,.0f}"
+    )
+
+
+def speed_table(value: dict[str, Any], floor: float, rows: int, plan: Plan) -> str:
+    speeds, cells = value["decode"], []
+    for name, found in speeds.items():
+        times = spread(ratios(speeds[OURS], found)) if OURS in speeds and name != OURS else ""
+        first = spread([1e3 * one for one in value["seconds"][name]["one token"]])
+        whole = statistics.median(value["seconds"][name]["all"])
+        share = f"{floor / statistics.median(found):.1f}"
+        cells.append(
+            [name, spread(found), times, share, first, f"{rows * plan.tokens / whole:,.0f}", value["same"][name]]
+        )
+    cells += [[name, "unmeasured", *[""] * 5] for name in value["failed sides"]]
+    turns = max(map(len, speeds.values()), default=0)
+    title = f"Batch of {rows}, fp16, prompt {plan.prompt}, {plan.tokens} new tokens: median of {turns} (min to max)"
+    headings = ["side", "decode, tokens/s", "ours is times", "floor is times", "prompt and first, ms", "all, tokens/s"]
+    lines = [f"{name}: {why}" for name, why in value["failed sides"].items()]
+    return "\n".join([text_table(title, [*headings, "as generate"], cells), *lines])
