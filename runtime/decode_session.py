@@ -73,15 +73,10 @@ class DecodeSession:
         """
         shape = 1, self._capacity(tokens)
         state = DecodeState(self._forward(*shape))
-        kept = True
         try:
             yield state
-        except MemoryError:
-            kept = self._runs is None  # what it holds on a device may be what there is no room for
-            raise
         finally:
-            if kept:
-                self._keep(Idle(*shape, state.forward))
+            self._keep(Idle(*shape, state.forward))
 
     def batch(self, rows: int, tokens: int | None = None) -> DecodeBatch:
         """Empty caches for at most `rows` sequences side by side, of at most `tokens` each.
@@ -127,7 +122,9 @@ class DecodeSession:
         return Forward(cache, ResidentGraph(runs, cache), lambda: None)
 
     def _keep(self, idle: "Idle") -> None:
-        """For the next caller; of too many the one that waited longest goes."""
+        """For the next caller; of too many the one that waited longest goes, and one that ran out of memory at once."""
+        if isinstance(idle.forward.one, ResidentGraph) and idle.forward.one.ran_out:
+            return
         with self._lock:
             self._idle.append(idle)
             del self._idle[:-MOST_IDLE]

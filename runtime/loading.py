@@ -70,7 +70,7 @@ def load(
         arena_extend_strategy=check_arena_extend_strategy(arena_extend_strategy),
         cuda_graph=check_flag("cuda_graph", cuda_graph),
     )
-    placement, why = place(device, asked)
+    placement, why = choose(device, asked, precision, draft)
     draft = check_served(precision or "fp32", draft, placement)
     bundle = open_bundle(find_model(path), verify=verify)
     precision = precision or default_precision(bundle, placement)
@@ -78,6 +78,13 @@ def load(
         model = Model(bundle, precision=precision, placement=placement, threads=threads, draft=draft)
     logger.info("%s runs in %s on %s%s", bundle.folder, precision, placement, why)
     return model
+
+
+def choose(device: str, asked: Placement, precision: str | None, draft: str | None) -> tuple[Placement, str]:
+    """Where to run, and why; "auto" is the CPU for what only the CPU has."""
+    if device == "auto" and (draft is not None or precision not in (None, *ON_CUDA)):
+        return asked, f", which alone has {'drafts' if draft else precision}"
+    return place(device, asked)
 
 
 def default_precision(bundle: Bundle, placement: Placement) -> str:

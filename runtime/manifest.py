@@ -1,6 +1,7 @@
 """manifest.json: what a bundle holds, where it came from, and what was proved of it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
@@ -124,8 +125,8 @@ class Manifest:
         if "likelihoods" not in self.parity:
             return None
         try:
-            return build(Likelihoods, self.parity["likelihoods"])
-        except (KeyError, TypeError) as error:
+            return finite(build(Likelihoods, self.parity["likelihoods"]), len(self.parity["greedy"]["probes"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"the likelihoods of {NAME} are damaged ({error}); export the bundle again") from None
 
     def write(self, folder: Path) -> None:
@@ -190,6 +191,17 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
         if not isinstance(values[name], expected) or (expected is int and isinstance(values[name], bool)):
             raise TypeError(f"{kind.__name__}.{name} is {values[name]!r}, not {expected.__name__}")
     return kind(**{name: values[name] for name in names})
+
+
+def finite(likelihoods: Likelihoods, probes: int) -> Likelihoods:
+    """`likelihoods` themselves, if they are numbers, and there are some of each probe."""
+    if len(likelihoods.logprobs) < probes or not all(isinstance(row, list) and row for row in likelihoods.logprobs):
+        raise ValueError(f"log-probabilities of {probes} texts are wanted")
+    numbers = [*likelihoods.pytorch_errors.values(), *(number for row in likelihoods.logprobs for number in row)]
+    for number in numbers:
+        if not isinstance(number, float) or not math.isfinite(number):
+            raise ValueError(f"{number!r} is no finite number")
+    return likelihoods
 
 
 def positive(architecture: Architecture) -> Architecture:

@@ -12,7 +12,7 @@ DEVICE = re.compile(r"(auto|cpu)|cuda(?::(\d{1,4}))?")
 ARENA_EXTEND_STRATEGIES = ("kNextPowerOfTwo", "kSameAsRequested")
 MAX_THREADS = 1024
 MAX_BATCH_SIZE = 1024
-LEAST_GPU_MEMORY = 2**20
+LEAST_GPU_MEMORY, MOST_GPU_MEMORY = 2**20, 2**50
 
 
 def check_threads(value: object) -> int | None:
@@ -92,7 +92,7 @@ def check_arena_extend_strategy(value: object) -> str | None:
 
 
 def check_gpu_mem_limit(value: object) -> int | None:
-    return None if value is None else check_count("gpu_mem_limit", value, least=LEAST_GPU_MEMORY)
+    return None if value is None else check_count("gpu_mem_limit", value, least=LEAST_GPU_MEMORY, most=MOST_GPU_MEMORY)
 
 
 def check_text(name: str, value: object) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.manifest import NAME, Continuation, read_object
@@ -37,8 +39,11 @@ class Proof:
     @property
     def passed(self) -> bool:
         """float32 says every token again; in lower precisions tokens that are nearly as likely may change places."""
-        near = self.error is None or self.allowed is None or self.error <= self.allowed
-        return near and self.tokens > 0 and (self.replayed == self.tokens or self.precision != "fp32")
+        same = 0 < self.tokens == self.replayed
+        if self.error is None or self.allowed is None:
+            return same
+        near = self.error <= self.allowed  # which no NaN is
+        return near and self.tokens > 0 and (same or self.precision != "fp32")
 
     def __str__(self) -> str:
         words = f"{self.precision}: {self.replayed} of {self.tokens} greedy tokens as PyTorch's"
@@ -58,8 +63,8 @@ def prove(bundle: Bundle, precision: str, placement: Placement) -> Proof:
     likelihoods = bundle.manifest.likelihoods()
     if likelihoods is None or precision not in likelihoods.pytorch_errors:
         return Proof(precision, tokens, equal, None, None)
-    pairs = zip(probes, likelihoods.logprobs, strict=False)
-    error = max(largest_error(session, probe, truth) for probe, truth in pairs)
+    pairs = zip(probes, likelihoods.logprobs, strict=False)  # a caller may have shortened the probes
+    error = float(np.max([largest_error(session, probe, truth) for probe, truth in pairs]))
     return Proof(precision, tokens, equal, error, max(FACTOR * likelihoods.pytorch_errors[precision], FLOOR))
 
 
@@ -75,7 +80,7 @@ def largest_error(session: DecodeSession, probe: Continuation, truth: Sequence[f
     ids = [*probe.prompt_ids, *targets]
     with session.sequence(len(ids)) as state:
         found = target_logprobs(state.read(ids[:-1], last=len(targets)).logits, targets)
-    return max(abs(one - other) for one, other in zip(found, truth, strict=False))
+    return float(np.max(np.abs(np.subtract(found, truth[: len(targets)]))))  # NaN if any is
 
 
 def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:
@@ -84,5 +89,8 @@ def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:
     content = read_object(path)
     content["parity"] = {**content["parity"], "proofs": [*content["parity"].get("proofs", []), dict(proof)]}
     beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,5 +1,8 @@
 """A graph over a cache on a device. Ids go there and come back; logits when they are asked for, the cache never."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -10,12 +13,17 @@ from runtime.resident_state import ResidentState
 
 
 class ResidentGraph:
-    """Runs of one session over some rows of a cache, and steps that feed themselves."""
+    """Runs of one session over some rows of a cache, and steps that feed themselves.
+
+    Attributes:
+        ran_out: Whether the device had no memory for a run; what this holds may be what there is no room for.
+    """
 
     def __init__(self, runs: DeviceRuns, cache: DeviceCache) -> None:
         self._runs = runs
         self._cache = cache
-        self._steps: dict[tuple[int, int], ResidentState] = {}  # kept, as captured graphs need fixed addresses
+        self.ran_out = False
+        self._steps: dict[int, ResidentState] = {}  # by rows; kept, as captured graphs need fixed addresses
         self._under_way: tuple[ResidentState, int, int] | None = None  # state, where its log stood, steps
 
     def run(
@@ -31,9 +39,9 @@ class ResidentGraph:
         """As `BoundGraph.run`; the answer is a copy."""
         ids, past = np.asarray(input_ids, np.int64), np.asarray(past_lengths, np.int64)
         after, asked = np.asarray(lengths, np.int64), np.asarray(places, np.int64)
-        with self._runs.lock:
-            if ids.shape[1] == 1 and np.array_equal(asked, np.arange(len(ids))):
-                state, room = self._ready(first_row, ids, past), self._cache.capacity - int(past.max())
+        with self._alone():
+            if first_row == 0 and ids.shape[1] == 1 and np.array_equal(asked, np.arange(len(ids))):
+                state, room = self._ready(ids, past), self._cache.capacity - int(past.max())
                 state.log_place(1)
             else:
                 state, room = self._state(first_row, len(ids), ids.shape[1], len(asked)), 0
@@ -60,8 +68,8 @@ class ResidentGraph:
             steps: 1 to 32, what a log holds; each row has room for them.
         """
         ids, past = np.asarray(input_ids, np.int64), np.asarray(past_lengths, np.int64)
-        with self._runs.lock:
-            state = self._ready(0, ids[:, None], past)
+        with self._alone():
+            state = self._ready(ids[:, None], past)
             start = state.log_place(steps)
             for step in range(steps):
                 self._run(state, self._cache.capacity - int(past.max()) - step, wait=False)
@@ -71,7 +79,7 @@ class ResidentGraph:
         """What the steps under way said, [B, steps]."""
         assert self._under_way is not None
         (state, start, steps), self._under_way = self._under_way, None
-        with self._runs.lock:
+        with self._alone():
             state.binding.synchronize_outputs()
             if state.steps_done(start) != steps:
                 state.forget()
@@ -80,15 +88,20 @@ class ResidentGraph:
             state.advanced(steps, said[:, -1])
         return said
 
-    def _ready(self, first_row: int, ids: NDArray[np.int64], past: NDArray[np.int64]) -> ResidentState:
-        """The state of single steps over at least these rows, holding ids [B, 1] and lengths [B]; others idle at 0."""
-        rows = row_bucket(len(ids), self._cache.rows - first_row)
-        state = self._state(first_row, rows, 1, rows)
-        idle = rows - len(ids)
-        positions = np.pad(past, (0, idle))
+    def _ready(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> ResidentState:
+        """The state of single steps over at least the first rows, holding ids [B, 1] and lengths [B].
+
+        Rows behind them are nobody's, and step along until they would leave the cache.
+        """
+        rows = row_bucket(len(ids), self._cache.rows)
+        if rows not in self._steps:
+            self._steps[rows] = self._state(0, rows, 1, rows)
+        state = self._steps[rows]
+        others, places = state.idle(len(ids), self._cache.capacity)
+        positions = np.concatenate([past, places])
         state.put(
             self._cache.capacity,
-            input_ids=np.pad(ids, ((0, idle), (0, 0))),
+            input_ids=np.concatenate([ids, others]),
             position_ids=positions[:, None],
             seqlens_k=positions.astype(np.int32),
             logits_indices=np.arange(rows),
@@ -96,14 +109,7 @@ class ResidentGraph:
         return state
 
     def _state(self, first_row: int, rows: int, count: int, places: int) -> ResidentState:
-        key = first_row, rows
-        feeds = count == 1 and places == rows
-        if feeds and key in self._steps:
-            return self._steps[key]
-        state = ResidentState(self._runs.session, self._cache, first_row, rows, count, places)
-        if feeds:
-            self._steps[key] = state
-        return state
+        return ResidentState(self._runs.session, self._cache, first_row, rows, count, places)
 
     def _run(self, state: ResidentState, room: int, *, wait: bool = True) -> None:
         try:
@@ -111,3 +117,13 @@ class ResidentGraph:
         except BaseException:
             state.forget()
             raise
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else runs the session meanwhile."""
+        with self._runs.lock:
+            try:
+                yield
+            except MemoryError:
+                self.ran_out = True
+                raise

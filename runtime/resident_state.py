@@ -76,6 +76,12 @@ class ResidentState:
         """Take nothing for granted any more: write everything anew."""
         self._held.clear()
 
+    def idle(self, first: int, capacity: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Ids [B, 1] and positions [B] for the rows from `first` on, which nobody uses: those they hold, or zeros."""
+        ids = self._held.get("input_ids", np.zeros((self.rows, 1), np.int64))[first:]
+        places = self._held.get("position_ids", np.zeros((self.rows, 1), np.int64))[first:, 0]
+        return ids, places if (places < capacity - LOG).all() else np.zeros_like(places)
+
     def log_place(self, steps: int) -> int:
         """Where the logs stand, so that `steps` more have room."""
         place = int(self._held["log_indices"][0]) if "log_indices" in self._held else LOG

@@ -20,9 +20,10 @@ def judge_likelihoods(checkpoint: Checkpoint, continuations: Sequence[Continuati
     short = [Continuation(probe.prompt_ids, probe.token_ids[:LONGEST]) for probe in continuations]
     model = checkpoint.load_model()
     found = {"fp32": read(model, short)}
+    truth = read(as_truth(model), short)
+    del model  # in float64 it is twice the checkpoint's size
     if half:
-        found["fp16"] = read(model.half(), short[:IN_HALF])
-    truth = read(as_truth(checkpoint.load_model()), short)
+        found["fp16"] = read(checkpoint.load_model().half(), short[:IN_HALF])
     errors = {name: max_difference(logprobs, truth) for name, logprobs in found.items()}
     return Likelihoods([logprobs.tolist() for logprobs in truth], errors)
 

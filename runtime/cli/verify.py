@@ -61,11 +61,11 @@ def run(options: argparse.Namespace) -> int:
 def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
     """In the manifest, that the graphs were proved on this card."""
     from runtime import __version__
-    from runtime.diagnosis.gpus import find_gpus
+    from runtime.diagnosis.gpus import find_gpus, visible
     from runtime.onnx_runtime import load_onnxruntime
     from runtime.proof import note_proof
 
-    cards, _ = find_gpus()
+    cards = visible(find_gpus()[0])
     card = cards[placement.index].name if placement.index < len(cards) else str(placement)
     versions = {"gpt2-onnx": __version__, "onnxruntime": load_onnxruntime().__version__}
     graphs = [asdict(proof) for proof in proofs]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from runtime.diagnosis.facts import Facts, gather
+from runtime.diagnosis.gpus import visible
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LEAST_ONNXRUNTIME = (1, 27)
@@ -76,8 +77,9 @@ def of_cuda(facts: Facts) -> Iterator[Finding]:
 def why_not_cuda(problem: str, index: int) -> str:
     """The first known cause and what mends it, in one line; else `problem`, which is what ONNX Runtime said."""
     facts = gather(probing=False)
-    if 0 < len(facts.gpus) <= index:
-        return f"there is no card {index}, only 0 to {len(facts.gpus) - 1}; choose one of those"
+    cards = visible(facts.gpus)
+    if 0 < len(cards) <= index:
+        return f"there is no card {index}, only 0 to {len(cards) - 1}; choose one of those"
     first, *others = [*cuda_causes(facts), Finding("problem", problem, "python -m runtime doctor")]
     more = f" ({len(others) - 1} more: python -m runtime doctor)" if len(others) > 1 else ""
     return f"{first.what}; {first.fix}{more}"

@@ -1,5 +1,6 @@
 """NVIDIA's cards and driver, as nvidia-smi knows them; it comes with the driver."""
 
+import os
 import subprocess
 from dataclasses import dataclass
 
@@ -30,6 +31,15 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str | None]:
         said = (done.stdout + done.stderr).strip() or f"exit code {done.returncode}"
         return (), f"nvidia-smi: {said.splitlines()[0]}"
     return parse_gpus(done.stdout)
+
+
+def visible(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    """The cards as CUDA counts them in this process; none where CUDA_VISIBLE_DEVICES names them otherwise."""
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is None:
+        return gpus
+    numbers = [int(part) for part in asked.split(",") if part.strip().isdigit()]
+    return tuple(gpus[number] for number in numbers if number < len(gpus))
 
 
 def parse_gpus(output: str) -> tuple[tuple[Gpu, ...], str | None]:
