@@ -14,14 +14,14 @@ from runtime.bound_graph import BoundGraph
 from runtime.bundle import Bundle
 from runtime.decode_batch import DecodeBatch
 from runtime.decode_state import DecodeState
-from runtime.device_cache import DeviceCache, bucket, row_bucket
-from runtime.device_runs import DeviceRuns
+from runtime.device.cache import DeviceCache, bucket, row_bucket
+from runtime.device.graph import ResidentGraph
+from runtime.device.placement import CPU, Placement
+from runtime.device.runs import DeviceRuns
 from runtime.errors import BundleError
 from runtime.forward import Forward
 from runtime.key_value_cache import KeyValueCache
 from runtime.manifest import Architecture
-from runtime.placement import CPU, Placement
-from runtime.resident_graph import ResidentGraph
 from runtime.session import make_session
 
 MOST_IDLE = 4  # caches kept between calls, a row up to 75 MB for GPT-2 small; more are made when needed, and dropped

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from runtime.answer import Answer
+from runtime.device.graph import ResidentGraph
 from runtime.forward import Forward
 from runtime.key_value_cache import Floats
-from runtime.resident_graph import ResidentGraph
 
 
 class DecodeState:

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from runtime.bundle import Bundle, open_bundle, weights_verified
-from runtime.devices import place
+from runtime.device.choice import place
+from runtime.device.placement import Placement
 from runtime.model import Model
 from runtime.options import (
     check_arena_extend_strategy,
@@ -15,7 +16,6 @@ from runtime.options import (
     check_precision,
     check_threads,
 )
-from runtime.placement import Placement
 
 MODEL_VARIABLE = "GPT2_ONNX_MODEL"
 DEFAULT_MODEL = "models/gpt2"

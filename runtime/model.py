@@ -8,10 +8,10 @@ from runtime.bundle import Bundle
 from runtime.completion import Completion
 from runtime.decode_session import open_decode_session
 from runtime.decoding import decode_alone, decode_together, longest_first
+from runtime.device.placement import Placement
 from runtime.drafting import Drafting
 from runtime.generation import Generation
 from runtime.options import check_batch_size, check_count, check_ids, check_prompts, check_text
-from runtime.placement import Placement
 from runtime.prompting import Prompting
 from runtime.scoring import Score, score_ids
 from runtime.settings import GenerationOptions, check_settings

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
-from runtime.manifest import NAME, Continuation, read_object
-from runtime.placement import Placement
+from runtime.device.placement import Placement
+from runtime.manifest import NAME, Continuation, Likelihoods, read_object
+from runtime.reference_session import ReferenceSession
 from runtime.replay import greedy_tokens
 from runtime.scoring import target_logprobs
 
+Floats = NDArray[np.float32]
 FACTOR = 2.0
 FLOOR = 2e-5  # two roundings of a logit near 100 in float32
 
@@ -28,6 +31,7 @@ class Proof:
         error: The largest difference of a token's log-probability from PyTorch's float64; None where the bundle was
             made before those were noted.
         allowed: Twice that of PyTorch in this precision.
+        graph: "decode", or "reference", whose tokens are those that it would say behind each of PyTorch's.
     """
 
     precision: str
@@ -35,6 +39,7 @@ class Proof:
     replayed: int
     error: float | None
     allowed: float | None
+    graph: str = "decode"
 
     @property
     def passed(self) -> bool:
@@ -46,14 +51,14 @@ class Proof:
         return near and self.tokens > 0 and (same or self.precision != "fp32")
 
     def __str__(self) -> str:
-        words = f"{self.precision}: {self.replayed} of {self.tokens} greedy tokens as PyTorch's"
+        words = f"{self.graph} {self.precision}: {self.replayed} of {self.tokens} greedy tokens as PyTorch's"
         if self.error is not None and self.allowed is not None:
             words += f", log-probabilities within {self.error:.1e} of float64's (at most {self.allowed:.1e})"
         return words
 
 
 def prove(bundle: Bundle, precision: str, placement: Placement) -> Proof:
-    """Replay the manifest's greedy tokens, and hold their log-probabilities against PyTorch's."""
+    """Replay the manifest's greedy tokens by the decode graph, and hold their log-probabilities against PyTorch's."""
     session = open_decode_session(bundle, precision=precision, placement=placement)
     probes = bundle.manifest.probes()
     equal = sum(
@@ -64,8 +69,27 @@ def prove(bundle: Bundle, precision: str, placement: Placement) -> Proof:
     if likelihoods is None or precision not in likelihoods.pytorch_errors:
         return Proof(precision, tokens, equal, None, None)
     pairs = zip(probes, likelihoods.logprobs, strict=False)  # a caller may have shortened the probes
-    error = float(np.max([largest_error(session, probe, truth) for probe, truth in pairs]))
-    return Proof(precision, tokens, equal, error, max(FACTOR * likelihoods.pytorch_errors[precision], FLOOR))
+    errors = [largest_error(decode_logits(session, probe, len(truth)), probe, truth) for probe, truth in pairs]
+    return Proof(precision, tokens, equal, float(np.max(errors)), allowed_error(likelihoods, precision))
+
+
+def prove_reference(bundle: Bundle, placement: Placement) -> Proof | None:
+    """The same of the reference graph, over the texts as they are; None of bundles without it, or made long ago."""
+    manifest, likelihoods = bundle.manifest, bundle.manifest.likelihoods()
+    if likelihoods is None or not manifest.has_graph("reference", "fp32"):
+        return None
+    session = ReferenceSession(bundle.graph_path("reference"), manifest.architecture, placement=placement)
+    tokens, equal, errors = 0, 0, []
+    for probe, truth in zip(manifest.probes(), likelihoods.logprobs, strict=False):
+        logits = reference_logits(session, probe, len(truth))
+        errors.append(largest_error(logits, probe, truth))
+        tokens += len(logits)
+        equal += int((logits.argmax(axis=1) == probe.token_ids[: len(logits)]).sum())
+    return Proof("fp32", tokens, equal, float(np.max(errors)), allowed_error(likelihoods, "fp32"), "reference")
+
+
+def allowed_error(likelihoods: Likelihoods, precision: str) -> float:
+    return max(FACTOR * likelihoods.pytorch_errors[precision], FLOOR)
 
 
 def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:
@@ -74,13 +98,25 @@ def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:
     return differing[0] if differing else len(expected)
 
 
-def largest_error(session: DecodeSession, probe: Continuation, truth: Sequence[float]) -> float:
-    """Of the log-probabilities of the probe's first tokens."""
-    targets = probe.token_ids[: len(truth)]
+def decode_logits(session: DecodeSession, probe: Continuation, most: int) -> Floats:
+    """Behind the places before the probe's first tokens, `most` at most: [tokens, V]."""
+    targets = probe.token_ids[:most]
     ids = [*probe.prompt_ids, *targets]
     with session.sequence(len(ids)) as state:
-        found = target_logprobs(state.read(ids[:-1], last=len(targets)).logits, targets)
-    return float(np.max(np.abs(np.subtract(found, truth[: len(targets)]))))  # NaN if any is
+        return state.read(ids[:-1], last=len(targets)).logits.copy()
+
+
+def reference_logits(session: ReferenceSession, probe: Continuation, most: int) -> Floats:
+    """The same of the reference graph."""
+    targets = probe.token_ids[:most]
+    outputs = session.run(np.array([[*probe.prompt_ids, *targets][:-1]]))
+    return outputs["logits"][0, -len(targets) :]
+
+
+def largest_error(logits: Floats, probe: Continuation, truth: Sequence[float]) -> float:
+    """Of the log-probabilities of the probe's first tokens; NaN if any is."""
+    found = target_logprobs(logits, probe.token_ids[: len(logits)])
+    return float(np.max(np.abs(np.subtract(found, truth[: len(found)]))))
 
 
 def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.device.placement import CPU, Placement
 from runtime.manifest import Architecture
-from runtime.placement import CPU, Placement
 from runtime.session import make_session
 
 Arrays = Mapping[str, NDArray[np.float32]]

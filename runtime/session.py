@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from runtime.device_memory import memory_errors
+from runtime.device.memory import memory_errors
+from runtime.device.placement import Placement
 from runtime.errors import BundleError
 from runtime.onnx_runtime import load_onnxruntime
-from runtime.placement import Placement
 from runtime.threads import available_cpus
 
 logger = logging.getLogger("runtime")

@@ -7,11 +7,11 @@ from gpu_parts.checkpoint import Checkpoint
 from gpu_parts.rounds import seconds_of
 
 from runtime.decode_state import DecodeState
-from runtime.device_cache import DeviceCache, bucket
-from runtime.device_runs import DeviceRuns
+from runtime.device.cache import DeviceCache, bucket
+from runtime.device.graph import ResidentGraph
+from runtime.device.placement import Placement
+from runtime.device.runs import DeviceRuns
 from runtime.forward import Forward
-from runtime.placement import Placement
-from runtime.resident_graph import ResidentGraph
 
 
 class TimedSession:

@@ -36,8 +36,8 @@ from export.progress import Progress
 from export.quantization.recipe import HALF, Recipe
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
+from runtime.device.placement import Placement
 from runtime.manifest import Continuation
-from runtime.placement import Placement
 from runtime.reference_session import ReferenceSession
 from runtime.tokenizer import Tokenizer
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,10 +27,9 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit with 1 if anything is not as it was."""
     from runtime.bundle import check_hash, open_bundle
-    from runtime.devices import place
+    from runtime.device.choice import place
+    from runtime.device.placement import Placement
     from runtime.loading import find_model
-    from runtime.placement import Placement
-    from runtime.proof import prove
 
     placement, _ = place(options.device, Placement())
     bundle = open_bundle(find_model(options.model), verify=False)
@@ -42,10 +41,9 @@ def run(options: argparse.Namespace) -> int:
     for graph in bundle.manifest.graphs:
         bundle.graph_path(graph.kind, graph.precision)
     proofs = []
-    for precision in ("fp32", "fp16"):
-        if bundle.manifest.has_graph("decode", precision):
-            proofs.append(prove(bundle, precision, placement))
-            report(f"  {proofs[-1]}")
+    for proof in made_here(bundle, placement):
+        proofs.append(proof)
+        report(f"  {proof}")
     parity = bundle.manifest.parity.get("passed") is True
     passed = parity and all(proof.passed for proof in proofs)
     if passed and placement.device == "cuda":
@@ -56,6 +54,17 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(verdict(bundle, placement, proofs, parity=parity, passed=passed))
     return 0 if passed else 1
+
+
+def made_here(bundle: Any, placement: Any) -> Iterator[Any]:
+    """A proof of each graph that this device has."""
+    from runtime.proof import prove, prove_reference
+
+    for precision in ("fp32", "fp16"):
+        if bundle.manifest.has_graph("decode", precision):
+            yield prove(bundle, precision, placement)
+    if proof := prove_reference(bundle, placement):
+        yield proof
 
 
 def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:

@@ -216,6 +216,8 @@ def test_verify_as_json_can_be_parsed(cli, bundle_copy, manifest):
     tokens = len(manifest["parity"]["greedy"]["probes"][0]["token_ids"])
     assert done.returncode == 0
     found = json.loads(done.stdout)
+    noted = len(manifest["parity"]["likelihoods"]["logprobs"][0])
+    expected = [("decode", "fp32", tokens), ("decode", "fp16", tokens), ("reference", "fp32", noted)]
     assert found == {
         "model": str(bundle_copy.folder),
         "passed": True,
@@ -223,11 +225,10 @@ def test_verify_as_json_can_be_parsed(cli, bundle_copy, manifest):
         "parity": True,
         "device": "cpu",
         "graphs": [
-            {"precision": graph["precision"], "tokens": tokens, "replayed": tokens, **errors(graph)}
-            for graph in found["graphs"]
+            {"graph": kind, "precision": precision, "tokens": count, "replayed": count, **errors(graph)}
+            for (kind, precision, count), graph in zip(expected, found["graphs"], strict=True)
         ],
     }
-    assert [graph["precision"] for graph in found["graphs"]] == ["fp32", "fp16"]
     pytorch = manifest["parity"]["likelihoods"]["pytorch_errors"]
     for graph in found["graphs"]:
         assert 0 < graph["error"] <= graph["allowed"] == max(2 * pytorch[graph["precision"]], 2e-5)

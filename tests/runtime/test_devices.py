@@ -9,14 +9,14 @@ import onnxruntime
 import pytest
 
 import runtime
-from runtime.devices import place
+from runtime.device.choice import place
+from runtime.device.placement import Placement
 from runtime.diagnosis.facts import Facts
 from runtime.diagnosis.gpus import Gpu
 from runtime.diagnosis.libraries import wanted_libraries
 from runtime.errors import BundleError
 from runtime.loading import load
 from runtime.options import check_device
-from runtime.placement import Placement
 from runtime.session import captures, make_session
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -67,7 +67,7 @@ def machine(monkeypatch):
 
     def make(facts=ON_GPU, **behaviour):
         fake = FakeOnnxRuntime(**behaviour)
-        for module in ("devices", "session"):
+        for module in ("device.choice", "session"):
             monkeypatch.setattr(f"runtime.{module}.load_onnxruntime", lambda: fake)
         monkeypatch.setattr("runtime.diagnosis.findings.gather", lambda **_: facts)
         return fake

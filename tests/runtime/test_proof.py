@@ -12,10 +12,10 @@ import runtime
 import runtime.cli.verify
 import runtime.proof
 from runtime.bundle import open_bundle
+from runtime.device.placement import Placement
 from runtime.diagnosis.gpus import Gpu
 from runtime.errors import BundleError
-from runtime.placement import Placement
-from runtime.proof import Proof, agreement, note_proof, prove
+from runtime.proof import Proof, agreement, note_proof, prove, prove_reference
 
 CPU, REHEARSED, CARD = Placement(), Placement(resident=True), Placement("cuda", 1, resident=True)
 GPUS = tuple(Gpu(name, 143_771, 143_000, "580.65.06", 9.0) for name in ("NVIDIA A100", "NVIDIA H200"))
@@ -72,10 +72,11 @@ def test_what_passes(precision, tokens, replayed, error, allowed, passed):
 @pytest.mark.parametrize(
     ("proof", "words"),
     [
-        (Proof("fp32", 9, 8, None, None), "fp32: 8 of 9 greedy tokens as PyTorch's"),
+        (Proof("fp32", 9, 8, None, None), "decode fp32: 8 of 9 greedy tokens as PyTorch's"),
         (
             Proof("fp16", 9, 9, 0.00123, 0.01),
-            "fp16: 9 of 9 greedy tokens as PyTorch's, log-probabilities within 1.2e-03 of float64's (at most 1.0e-02)",
+            "decode fp16: 9 of 9 greedy tokens as PyTorch's, "
+            "log-probabilities within 1.2e-03 of float64's (at most 1.0e-02)",
         ),
     ],
 )
@@ -243,16 +244,37 @@ def test_a_bundle_made_before_proofs_were_noted_gets_its_first(changed):
     assert content(bundle.folder)["parity"]["proofs"] == [PROOF]
 
 
+def test_the_reference_graph_is_proved_by_what_it_says_behind_each_token(bundle_copy, manifest):
+    probes, noted = manifest["parity"]["greedy"]["probes"], manifest["parity"]["likelihoods"]["logprobs"]
+    proof = prove_reference(open_bundle(bundle_copy.folder, verify=False), Placement())
+    assert (proof.graph, proof.tokens, proof.passed) == ("reference", sum(map(len, noted)), True)
+    with bundle_copy.changed_manifest() as changed:
+        changed["parity"]["greedy"]["probes"][0]["token_ids"][2] += 1
+    wrong = prove_reference(open_bundle(bundle_copy.folder, verify=False), Placement())
+    assert wrong.tokens == proof.tokens
+    assert wrong.replayed < proof.replayed
+    assert not wrong.passed
+    assert len(probes) == len(noted)
+
+
+def test_a_bundle_without_a_reference_graph_or_likelihoods_has_no_proof_of_it(bundle_copy):
+    with bundle_copy.changed_manifest() as changed:
+        changed["graphs"] = [graph for graph in changed["graphs"] if graph["kind"] != "reference"]
+    assert prove_reference(open_bundle(bundle_copy.folder, verify=False), Placement()) is None
+
+
 @pytest.fixture
 def on_a_card(monkeypatch):
     """`verify` believes to run on the second of two cards; what it proves there is made up."""
 
     def make(*, replayed=9, card=CARD):
         proofs = {name: Proof(name, 9, replayed, 1e-6, 2e-5) for name in ("fp32", "fp16")}
-        monkeypatch.setattr("runtime.devices.place", lambda *_: (card, ""))
+        monkeypatch.setattr("runtime.device.choice.place", lambda *_: (card, ""))
         monkeypatch.setattr("runtime.proof.prove", lambda _bundle, precision, _placement: proofs[precision])
+        reference = Proof("fp32", 9, replayed, 1e-6, 2e-5, "reference")
+        monkeypatch.setattr("runtime.proof.prove_reference", lambda _bundle, _placement: reference)
         monkeypatch.setattr("runtime.diagnosis.gpus.find_gpus", lambda: (GPUS, None))
-        return [asdict(proof) for proof in proofs.values()]
+        return [asdict(proof) for proof in (*proofs.values(), reference)]
 
     return make
 

@@ -17,13 +17,13 @@ import pytest
 import runtime.decode_session
 from runtime.bundle import open_bundle
 from runtime.decode_session import MOST_IDLE
-from runtime.device_cache import DeviceCache, bucket, row_bucket
-from runtime.device_memory import DeviceArray
-from runtime.device_runs import CAPTURE_STEPS, MOST_CAPTURES
+from runtime.device.cache import DeviceCache, bucket, row_bucket
+from runtime.device.graph import ResidentGraph
+from runtime.device.memory import DeviceArray
+from runtime.device.placement import Placement
+from runtime.device.runs import CAPTURE_STEPS, MOST_CAPTURES
+from runtime.device.state import LOG
 from runtime.model import Model
-from runtime.placement import Placement
-from runtime.resident_graph import ResidentGraph
-from runtime.resident_state import LOG
 
 REHEARSED = Placement(resident=True)
 PRECISIONS = ("fp32", "fp16")

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.answer import Answer
-from runtime.device_cache import DeviceCache, row_bucket
-from runtime.device_runs import DeviceRuns
-from runtime.resident_state import ResidentState
+from runtime.device.cache import DeviceCache, row_bucket
+from runtime.device.runs import DeviceRuns
+from runtime.device.state import ResidentState
 
 
 class ResidentGraph:

@@ -10,10 +10,10 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from runtime.device_memory import memory_errors
+from runtime.device.memory import memory_errors
+from runtime.device.placement import Placement
+from runtime.device.state import LOG, ResidentState
 from runtime.onnx_runtime import load_onnxruntime
-from runtime.placement import Placement
-from runtime.resident_state import LOG, ResidentState
 from runtime.session import captures
 
 MOST_CAPTURES = 64  # by a session: ONNX Runtime keeps each until the session ends

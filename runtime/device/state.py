@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.device_cache import DeviceCache
-from runtime.device_memory import DeviceArray
+from runtime.device.cache import DeviceCache
+from runtime.device.memory import DeviceArray
 from runtime.onnx_runtime import load_onnxruntime
 
 LOG = 32  # steps that a row's log holds

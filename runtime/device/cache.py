@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from runtime.device_memory import DeviceArray
+from runtime.device.memory import DeviceArray
+from runtime.device.placement import Placement
 from runtime.manifest import Architecture
 from runtime.onnx_runtime import load_onnxruntime
-from runtime.placement import Placement
 from runtime.small_models import FLOAT, FLOAT16, one_node_model
 
 LEAST_CAPACITY = 128
