@@ -29,7 +29,8 @@ print(model.complete("It was a bright cold day", max_new_tokens=32))
 | context, vocabulary | {architecture.n_positions:,}, {architecture.vocab_size:,} |
 | reference graph | `onnx/model.onnx`: logits, hidden states, attention maps, key/value cache |
 | decode graph | `onnx/decode.onnx`: next token and logits, over a preallocated cache |
-| weights of both | `onnx/model.onnx_data` |
+| decode graph for CUDA | `onnx/decode_cuda.onnx`: the same in float32, with state that advances in the graph |
+| weights of these | `onnx/model.onnx_data` |
 {shortlist}{precisions}
 The reference graph also loads in optimum's `ORTModelForCausalLM`, onnxruntime-genai and Transformers.js.
 

@@ -11,7 +11,7 @@ from runtime.model import BATCH_SIZE, Model, Prompts
 from runtime.options import check_device, check_precision
 from runtime.settings import GenerationOptions, check_settings
 
-_loaded: dict[tuple[object, ...], Model] = {}
+_loaded: dict[tuple[object, ...], dict[str | None, Model]] = {}  # by place, then by precision; None is the default
 _lock = threading.Lock()
 
 
@@ -75,8 +75,13 @@ def complete(
 
 
 def kept_model(path: Path, precision: str | None, device: str, gpu_mem_limit: int | None = None) -> Model:
-    key = os.path.realpath(path), check_precision(precision), check_device(device), gpu_mem_limit
+    place = os.path.realpath(path), check_device(device), gpu_mem_limit
+    precision = check_precision(precision)
     with _lock:
-        if key not in _loaded:
-            _loaded[key] = load(path, precision=precision, device=device, gpu_mem_limit=gpu_mem_limit)
-        return _loaded[key]
+        kept = _loaded.setdefault(place, {})
+        if precision is None and "fp32" in kept and kept["fp32"].device == "cpu":
+            precision = "fp32"  # the default there
+        if precision not in kept:
+            model = load(path, precision=precision, device=device, gpu_mem_limit=gpu_mem_limit)
+            kept[precision] = kept[model.precision] = model
+        return kept[precision]

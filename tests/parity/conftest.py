@@ -41,9 +41,8 @@ class Pair:
         self.tokenizer = GPT2TokenizerFast.from_pretrained(self.checkpoint)
         opened = open_bundle(self.bundle)
         self.architecture = opened.manifest.architecture
-        settings: dict[str, Any] = {"device": "cpu", "threads": None}
-        self.reference = ReferenceSession(opened.graph_path("reference"), self.architecture, **settings)
-        self.decode = DecodeSession(opened.graph_path("decode"), self.architecture, **settings)
+        self.reference = ReferenceSession(opened.graph_path("reference"), self.architecture)
+        self.decode = DecodeSession(opened.graph_path("decode"), self.architecture)
 
     def text_ids(self, length: int) -> np.ndarray:
         """[1, length] ids of English text."""

@@ -47,7 +47,7 @@ PRECISIONS = ["int8", "int4"]
 INPUTS = 0.03
 WEIGHTS = {"int8": 0.03, "int4": 0.2}
 NATS = {"int8": 0.3, "int4": 2.0}
-COST = {"int8": 0.01, "int4": 0.1}  # of perplexity, as the recipes allow
+COST = {"fp16": 0.002, "int8": 0.01, "int4": 0.1}  # of perplexity, as the recipes allow
 AGREEMENT = {"int8": 0.95, "int4": 0.85}  # a token in forty and one in ten differ: where two are nearly as likely
 MANY = 128  # tokens, from which on int8 has a graph of its own
 EMMA = (
@@ -201,6 +201,8 @@ def test_a_bundle_in_every_precision_holds_these_files_and_its_manifest_lists_th
     assert {(graph["kind"], graph["precision"], graph["path"]) for graph in manifest["graphs"]} == {
         ("reference", "fp32", "onnx/model.onnx"),
         ("decode", "fp32", "onnx/decode.onnx"),
+        ("decode_cuda", "fp32", "onnx/decode_cuda.onnx"),
+        ("decode", "fp16", "onnx/decode_fp16.onnx"),
         ("decode", "int8", "onnx/decode_int8.onnx"),
         ("prefill", "int8", "onnx/prefill_int8.onnx"),
         ("decode", "int4", "onnx/decode_int4.onnx"),
@@ -215,7 +217,7 @@ def test_the_float32_graphs_are_the_same_with_and_without_other_precisions(bundl
 def test_the_manifest_and_the_card_say_what_each_precision_costs(precise_bundle):
     manifest, card = (precise_bundle / name for name in ("manifest.json", "README.md"))
     found = json.loads(manifest.read_text())["parity"]["precisions"]
-    assert [quality["precision"] for quality in found] == PRECISIONS
+    assert [quality["precision"] for quality in found] == ["fp16", *PRECISIONS]
     for quality in found:
         worst = max(quality["at_once"], quality["token_by_token"])
         assert quality["cost"] == pytest.approx(worst / quality["float32"] - 1)
@@ -424,16 +426,25 @@ def test_complete_keeps_models_of_two_precisions_apart(precise_bundle, models, m
 
     def load(path, **options):
         loaded.append((path, options["precision"]))
-        return models[options["precision"]]
+        return models[options["precision"] or "fp32"]
 
     monkeypatch.setattr("runtime.default_model._loaded", {})
     monkeypatch.setattr("runtime.default_model.load", load)
     options = {"model": precise_bundle, "max_new_tokens": 24, "logprobs": 1}
     found = [runtime.complete(WAR, precision=name, **options) for name in ("int8", "fp32", "int8", "int4", "fp32")]
-    assert [name for _, name in loaded] == ["int8", "fp32", "int4"]
     assert found[0] == found[2]
     assert found[1] == found[4] == runtime.complete(WAR, **options)
     assert len({completion.logprobs[0] for completion in found}) == 3
+    assert [name for _, name in loaded] == ["int8", "fp32", "int4"]  # which is the default on the CPU
+
+
+def test_complete_keeps_the_default_precision_under_its_own_name_too(precise_bundle, models, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("runtime.default_model._loaded", {})
+    monkeypatch.setattr("runtime.default_model.load", lambda _, **options: loaded.append(options) or models["fp32"])
+    for precision in (None, "fp32", None):
+        runtime.complete(WAR, model=precise_bundle, precision=precision, max_new_tokens=1)
+    assert [options["precision"] for options in loaded] == [None]
 
 
 @pytest.mark.parametrize("name", ["decode_int8.onnx_data", "decode_int8.onnx", "prefill_int8.onnx"])
@@ -560,14 +571,14 @@ def test_a_width_that_no_kernel_takes_is_refused_by_name(tmp_path, seeded_checkp
 
 
 def test_an_unknown_precision_is_refused_before_anything_is_written(checkpoint, tmp_path):
-    with pytest.raises(ExportError, match=r"^precision must be among fp32, int8, int4, got 'int3'$"):
+    with pytest.raises(ExportError, match=r"^precision must be among fp32, fp16, int8, int4, got 'int3'$"):
         export_bundle(str(checkpoint), tmp_path / "bundle", precisions=("int8", "int3"))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("precision", "code", "message"),
-    [("int8,int4", 0, ""), ("int3", 1, "gpt2-onnx-export: precision must be among fp32, int8, int4, got 'int3'")],
+    [("int8,int4", 0, ""), ("int3", 1, "gpt2-onnx-export: precision must be among fp32, fp16, int8, int4, got 'int3'")],
 )
 def test_the_command_takes_precisions_with_commas(checkpoint, tmp_path, monkeypatch, capsys, precision, code, message):
     """In this process, which is left as it was: a command sets its own signals and warnings."""
@@ -581,7 +592,13 @@ def test_the_command_takes_precisions_with_commas(checkpoint, tmp_path, monkeypa
     if code == 0:
         report = json.loads(output)
         assert [quality["passed"] for quality in report["precisions"]] == [True, True]
-        assert {row["graph"] for row in report["tensors"]} == {"reference", "decode", "decode int8", "decode int4"}
+        assert {row["graph"] for row in report["tensors"]} == {
+            "reference",
+            "decode",
+            "decode_cuda",
+            "decode int8",
+            "decode int4",
+        }
     else:
         assert (ended.value.code, output, errors.splitlines()[-1]) == (code, "", message)
         assert "Traceback" not in errors
