@@ -1,7 +1,7 @@
 """The ONNX Runtime sessions that generate, and the memory they lend to what is under way."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,23 @@ class Idle(NamedTuple):
     forward: Forward
 
 
+class Prefill:
+    """The graph for many tokens at a time; `make` makes its session, or gives None, and is called once, when it must.
+
+    Caches know this and not their `DecodeSession`, which is thus gone, weights and all, as soon as nobody holds it.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._session: Any = None
+        self._loading = threading.Lock()
+
+    def over(self, cache: KeyValueCache) -> BoundGraph | None:
+        with self._loading:
+            self._session = self._session or self._make()
+        return BoundGraph(self._session, cache) if self._session else None
+
+
 class DecodeSession:
     """Shared by all threads; every sequence or batch under way has keys and values of its own.
 
@@ -55,12 +72,10 @@ class DecodeSession:
         threads: int | None = None,
         prefill_path: Path | None = None,
     ) -> None:
-        self._make = partial(make_checked, architecture=architecture, placement=placement, threads=threads)
-        self._session = self._make(path, capture=True)
+        make = partial(make_checked, architecture=architecture, placement=placement, threads=threads)
+        self._session = make(path, capture=True)
         self._runs = DeviceRuns(self._session, placement) if placement.resident else None
-        self._prefill_path = prefill_path
-        self._prefill: Any = None
-        self._loading = threading.Lock()
+        self._prefill = Prefill(partial(make, prefill_path) if prefill_path else lambda: None)
         self._architecture = architecture
         self._idle: list[Idle] = []
         self._lock = threading.RLock()  # a stream that nobody holds may be collected while this thread has it
@@ -107,7 +122,7 @@ class DecodeSession:
                     return idle.forward
         if self._runs is None:
             cache = KeyValueCache(self._architecture, rows)
-            return Forward(cache, BoundGraph(self._session, cache), partial(self._many, cache))
+            return Forward(cache, BoundGraph(self._session, cache), partial(self._prefill.over, cache))
         try:
             return self._resident(self._runs, rows, capacity)
         except MemoryError:
@@ -128,13 +143,6 @@ class DecodeSession:
         with self._lock:
             self._idle.append(idle)
             del self._idle[:-MOST_IDLE]
-
-    def _many(self, cache: KeyValueCache) -> BoundGraph | None:
-        """The graph for many tokens at a time, if there is one; its session is made once."""
-        with self._loading:
-            if self._prefill is None and self._prefill_path:
-                self._prefill = self._make(self._prefill_path)
-        return BoundGraph(self._prefill, cache) if self._prefill else None
 
 
 def open_decode_session(

@@ -86,7 +86,7 @@ def decode_outputs(session: DecodeSession, case: Case) -> Outputs:
 def side_by_side(session: DecodeSession, case: Case) -> Outputs:
     """Rows of different lengths, padded on the right but for their last ids, which are a step of their own."""
     rows = case.rows()
-    batch = session.batch(len(rows))
+    batch = session.batch(len(rows), case.input_ids.shape[1])
     batch.admit([row[:-1] for row in rows])
     _, logits = batch.step([row[-1] for row in rows])
     caches = [batch.cache(row) for row in range(len(rows))]
@@ -97,7 +97,7 @@ def side_by_side(session: DecodeSession, case: Case) -> Outputs:
 def one_row(session: DecodeSession, case: Case) -> Outputs:
     """Logits behind each chunk [1, chunks, V] and the cache."""
     logits = []
-    with session.sequence() as sequence:
+    with session.sequence(case.input_ids.shape[1]) as sequence:
         for chunk in case.chunks():
             next_token, row = sequence.step(chunk.input_ids[0].tolist())
             logits.append(row.copy())
