@@ -9,6 +9,7 @@ from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
 from export.codes import QuantizedWeights
+from export.memory import give_back
 from export.parity.cases import Case, make_cases
 from export.parity.greedy import (
     PROMPTS,
@@ -84,29 +85,29 @@ def verify_bundle(
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     text_ids = [token for prompt in prompts for token in prompt]
     cases = make_cases(text_ids, architecture.vocab_size, architecture.n_positions)
-    progress("PyTorch in float32 and float64")
+    begin(progress, "PyTorch in float32 and float64")
     standards = measure_pytorch(checkpoint.load_model(), cases)
     noise = largest_noise(standards)
-    progress("the reference graph")
+    begin(progress, "the reference graph")
     rows = judge_reference(bundle, standards, noise)
-    progress("the decode graph")
+    begin(progress, "the decode graph")
     decode = open_decode_session(bundle)
     rows += judge_decode("decode", decode, standards, noise)
     continuations = continue_prompts(decode, prompts, architecture.n_positions)
     together = continue_together(decode, continuations, tokenizer)
     del decode
-    progress("the decode graph for CUDA, on the CPU")
+    begin(progress, "the decode graph for CUDA, on the CPU")
     rows += judge_decode("decode_cuda", open_decode_session(bundle, placement=REHEARSED), standards, noise)
     qualities, halves = [], []
     if texts is not None and bundle.manifest.has_graph("decode", HALF):
-        progress("PyTorch in float16, and the float16 graph")
+        begin(progress, "PyTorch in float16, and the float16 graph")
         found, quality, largest = judge_half(bundle, checkpoint, standards, texts)
         rows += found
         qualities.append(quality)
         halves.append(largest)
     del standards
     for part in quantized:
-        progress(f"the {part.recipe.precision} graphs")
+        begin(progress, f"the {part.recipe.precision} graphs")
         rows += judge_weights(bundle, checkpoint, part, cases)
         session = open_decode_session(bundle, precision=part.recipe.precision)
         qualities.append(
@@ -119,7 +120,7 @@ def verify_bundle(
                 most_cost=part.recipe.most_cost,
             )
         )
-    progress("greedy tokens in PyTorch")
+    begin(progress, "greedy tokens in PyTorch")
     return Report(
         tuple(rows),
         tuple(continuations),
@@ -129,6 +130,12 @@ def verify_bundle(
         likelihoods=judge_likelihoods(checkpoint, continuations, half=bool(halves)),
         largest_activation=max(halves, default=None),
     )
+
+
+def begin(progress: Progress, step: str) -> None:
+    """Say what comes next, the memory of what came before given back."""
+    give_back()
+    progress(step)
 
 
 def measure_pytorch(model: GPT2LMHeadModel, cases: list[Case]) -> list[Standard]:
