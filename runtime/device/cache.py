@@ -1,5 +1,6 @@
 """Keys and values that past and present share, in a device's memory."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ KINDS = {np.dtype(np.float32): FLOAT, np.dtype(np.float16): FLOAT16}
 
 
 class DeviceCache:
-    """Keys and values [rows, n_head, capacity, head_size] of each layer, and the session that copies rows of them.
+    """Keys and values [rows, n_head, capacity, head_size] of each layer.
 
     What lies behind a row's length is never looked at, but it must be finite, which zeros are.
     """
@@ -31,7 +32,6 @@ class DeviceCache:
         shape = (rows, architecture.n_head, capacity, architecture.head_size)
         names = architecture.cache_names("")
         self.arrays = {name: DeviceArray(shape, dtype, placement) for name in names}
-        self._copier: Any = None
 
     def row(self, row: int, length: int) -> dict[str, NDArray[Any]]:
         """A row's keys and values [1, n_head, length, head_size] by their names as outputs, brought to the host."""
@@ -40,23 +40,19 @@ class DeviceCache:
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the keys and values of a row to another row, on the device and at their full `length`."""
         del length  # a row lies in one piece, its first tokens do not
-        session = self._copy_session()
         for array in self.arrays.values():
+            session = copy_session(self.placement.without_cuda_graph(), KINDS[array.dtype])
             binding = session.io_binding()
             binding.bind_input("x", *array.rows(source, 1))
             binding.bind_output("y", *array.rows(target, 1))
             session.run_with_iobinding(binding)
 
-    def _copy_session(self) -> Any:
-        """Of a model y = x, made when a row first moves; ONNX Runtime copies within a device in no simpler way."""
-        if self._copier is None:
-            onnxruntime = load_onnxruntime()
-            dtype = next(iter(self.arrays.values())).dtype
-            model = one_node_model("Identity", KINDS[dtype], rank=4)
-            placement = self.placement.without_cuda_graph()
-            providers = [(placement.provider, placement.provider_options())]
-            self._copier = onnxruntime.InferenceSession(model, providers=providers)
-        return self._copier
+
+@cache
+def copy_session(placement: Placement, kind: int) -> Any:
+    """Of a model y = x, made when a row first moves; ONNX Runtime copies within a device in no simpler way."""
+    providers = [(placement.provider, placement.provider_options())]
+    return load_onnxruntime().InferenceSession(one_node_model("Identity", kind, rank=4), providers=providers)
 
 
 def bucket(tokens: int, most: int) -> int:

@@ -17,7 +17,7 @@ from runtime.onnx_runtime import load_onnxruntime
 from runtime.session import captures
 
 MOST_CAPTURES = 64  # by a session: ONNX Runtime keeps each until the session ends
-CAPTURE_STEPS = 8  # that capturing may take; it was seen to take two or three
+CAPTURE_STEPS = 8  # that capturing may take; by ONNX Runtime's source it takes a plain run, a captured one and a replay
 NO_CAPTURE = -1
 logger = logging.getLogger("runtime")
 
