@@ -16,6 +16,7 @@ from runtime.prompting import Prompting
 from runtime.scoring import Score, score_ids
 from runtime.settings import GenerationOptions, check_settings
 from runtime.stream import Stream
+from runtime.summary import Summary, summarize
 from runtime.text_session import Session
 
 BATCH_SIZE = 16
@@ -159,6 +160,15 @@ class Model:
             tell = progress or (lambda _: None)
             logprobs = score_ids(state, token_ids, context=context, stride=stride, progress=tell)
         return Score(tuple(token_ids), logprobs, context, stride)
+
+    def summary(self) -> Summary:
+        """The architecture, and every parameter counted by module.
+
+        Example:
+            >>> model.summary().total == model.bundle.manifest.architecture.parameters
+            True
+        """
+        return summarize(self.bundle.manifest.architecture)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text.

@@ -1,0 +1,29 @@
+"""`gpt2-onnx summary`: what a model is made of."""
+
+import argparse
+import json
+from typing import Any
+
+from runtime.cli.arguments import add_model
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "summary",
+        help="count a model's parameters",
+        description="Print a bundle's architecture and its parameters by module. Nothing is loaded but the manifest.",
+    )
+    add_model(parser)
+    parser.add_argument("--json", action="store_true", help="print it as JSON, every block by itself")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from runtime.bundle import find_folder
+    from runtime.loading import find_model
+    from runtime.manifest import read_manifest
+    from runtime.summary import summarize
+
+    summary = summarize(read_manifest(find_folder(find_model(options.model))).architecture)
+    print(json.dumps(summary.as_dict()) if options.json else summary)
+    return 0
