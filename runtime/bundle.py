@@ -35,6 +35,10 @@ class Bundle:
         graphs = [graph for graph in self.manifest.graphs if graph.precision == precision and graph.kind in GENERATING]
         return {name for graph in graphs for name in external_files(self.folder, graph.path, self.manifest)}
 
+    def weights_at(self, path: Path) -> set[str]:
+        """The weights files of the graph at `path`."""
+        return external_files(self.folder, path.relative_to(self.folder).as_posix(), self.manifest)
+
     def bos_token_id(self) -> int | None:
         """What an empty prompt starts from."""
         value = self._generation_setting("bos_token_id")

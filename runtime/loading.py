@@ -75,7 +75,7 @@ def load(
     bundle = open_bundle(find_model(path), verify=verify)
     precision = precision or default_precision(bundle, placement)
     with weights_verified(bundle, filter(None, (precision, draft)) if verify else ()):
-        model = Model(bundle, precision=precision, placement=placement, threads=threads, draft=draft)
+        model = Model(bundle, precision=precision, placement=placement, threads=threads, draft=draft, verify=verify)
     logger.info("%s runs in %s on %s%s", bundle.folder, precision, placement, why)
     return model
 

@@ -107,9 +107,9 @@ def check_text(name: str, value: object) -> str:
     return value
 
 
-def check_prompts(value: list[Any] | tuple[Any, ...]) -> list[str]:
+def check_prompts(value: list[Any] | tuple[Any, ...], name: str = "prompt") -> list[str]:
     """Texts, each named by its place."""
-    return [check_text(f"prompt[{number}]", prompt) for number, prompt in enumerate(value)]
+    return [check_text(f"{name}[{number}]", text) for number, text in enumerate(value)]
 
 
 def check_ids(value: Iterable[Any], vocab_size: int) -> list[int]:

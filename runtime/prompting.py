@@ -22,6 +22,13 @@ class Prompting:
         """Ids of `prompt`, at least one, with room for another in the context; `name` is for the error."""
         return self.check_room(self.tokenizer.encode(prompt) or self._start(name), name)
 
+    def encode_whole(self, text: str, name: str = "text") -> list[int]:
+        """Ids of a text that nothing comes behind, at least one and at most the context."""
+        ids = self.tokenizer.encode(text) or self._start(name)
+        if len(ids) > self.context:
+            raise ValueError(f"{name} must be at most {self.context:,} tokens, the context, got {len(ids):,}")
+        return ids
+
     def check_room(self, prompt_ids: list[int], name: str) -> list[int]:
         """`prompt_ids` itself, if it leaves room for another."""
         if len(prompt_ids) >= self.context:

@@ -1,6 +1,6 @@
 """The reference graph: every logit, hidden state, attention map, key and value, as PyTorch returns them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ class ReferenceSession:
     def __init__(
         self, path: Path, architecture: Architecture, *, placement: Placement = CPU, threads: int | None = None
     ) -> None:
-        self._session = make_session(path, placement=placement, threads=threads)
+        self._session = make_session(path, placement=placement, threads=threads, mapped=placement.device == "cpu")
         self._architecture = architecture
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -29,13 +29,15 @@ class ReferenceSession:
         *,
         attention_mask: NDArray[np.int64] | None = None,
         past: Arrays | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> dict[str, NDArray[np.float32]]:
-        """Every output by name.
+        """Outputs by name.
 
         Args:
             input_ids: [B, S].
             attention_mask: [B, P+S], 0 where a row is padded on its left; all ones by default.
             past: `present.N.key` and `.value` [B, H, P, D] of the run before; empty by default.
+            outputs: Names of those wanted; all by default. What nobody wants is dropped as soon as it was of use.
 
         Returns:
             `logits` [B, S, V], `present.N.key` and `.value` [B, H, P+S, D], `hidden_states.N` [B, S, C] and
@@ -51,7 +53,8 @@ class ReferenceSession:
             "position_ids": position_ids(mask)[:, -sequence_length:],
             **self._renamed(past),
         }
-        return dict(zip(self._outputs, self._session.run(self._outputs, feed), strict=True))
+        wanted = self._outputs if outputs is None else list(outputs)
+        return dict(zip(wanted, self._session.run(wanted, feed), strict=True))
 
     def _renamed(self, past: Arrays) -> Arrays:
         names = (self._architecture.cache_names(prefix) for prefix in ("past_key_values", "present"))

@@ -13,14 +13,18 @@ from runtime.threads import available_cpus
 logger = logging.getLogger("runtime")
 
 
-def make_session(path: Path, *, placement: Placement, threads: int | None, capture: bool = False) -> Any:
+def make_session(
+    path: Path, *, placement: Placement, threads: int | None, capture: bool = False, mapped: bool = False
+) -> Any:
     """A session for the graph at `path`, by path because external data is found relative to it.
 
     Args:
         capture: Whether its runs may be captured as CUDA graphs. Where ONNX Runtime refuses, they are not.
+        mapped: Whether the CPU reads weights where they lie in their file, which takes no memory but the system's
+            cache, instead of laying them out as single steps would have them.
     """
     if placement.device == "cpu" or not (capture and placement.cuda_graph):
-        return start(path, placement.without_cuda_graph(), threads)
+        return start(path, placement.without_cuda_graph(), threads, mapped=mapped)
     try:
         return start(path, placement, threads)
     except BundleError as error:
@@ -28,15 +32,18 @@ def make_session(path: Path, *, placement: Placement, threads: int | None, captu
         return start(path, placement.without_cuda_graph(), threads)
 
 
-def start(path: Path, placement: Placement, threads: int | None) -> Any:
+def start(path: Path, placement: Placement, threads: int | None, *, mapped: bool = False) -> Any:
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or available_cpus()
     options.log_severity_level = 3  # errors; a warning a node would hide them
-    providers = [(placement.provider, placement.provider_options())]
+    settings: dict[str, Any] = {"providers": [(placement.provider, placement.provider_options())]}
+    if mapped:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        settings["disabled_optimizers"] = {"ConstantFolding"}  # which stores `wte` a second time, transposed
     try:
         with memory_errors(placement):
-            session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            session = onnxruntime.InferenceSession(str(path), options, **settings)
     except MemoryError:
         raise
     except Exception as error:  # its own exception classes share no public base

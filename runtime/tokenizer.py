@@ -9,6 +9,10 @@ import tokenizers
 from runtime.errors import BundleError
 
 BYTE = re.compile("<0x[0-9A-F]{2}>")
+PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+OTHERS = [byte for byte in range(0x100) if byte not in PRINTABLE]
+# GPT-2's alphabet: a byte is written as the character of its number, or of 256 and up where that is not to be seen
+BYTES = {chr(byte): byte for byte in PRINTABLE} | {chr(0x100 + n): byte for n, byte in enumerate(OTHERS)}
 
 
 class Tokenizer:
@@ -31,6 +35,13 @@ class Tokenizer:
         """The text of `ids`; a character whose bytes are not all there becomes U+FFFD."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
+
+    def piece(self, token_id: int) -> str:
+        """One id's text; bytes that make no character by themselves as \\xNN."""
+        token = self._tokenizer.id_to_token(token_id) or ""
+        if not self.joins or not all(character in BYTES for character in token):
+            return self.decode([token_id])
+        return bytes(BYTES[character] for character in token).decode("utf-8", errors="backslashreplace")
 
     def is_byte(self, token_id: int) -> bool:
         """Whether an id is a byte like <0xC3>, which some tokenizers decode together with its neighbours."""

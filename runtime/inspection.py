@@ -1,0 +1,132 @@
+"""What the model computed of a text: pieces of text, logits, hidden states and attention maps, as arrays."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.manifest import Architecture
+from runtime.options import check_count
+from runtime.reference_session import ReferenceSession
+
+Floats = NDArray[np.float32]
+OUTPUTS = ("logits", "hidden_states", "attentions")
+
+
+class Pieces(Protocol):
+    """Knows the text of an id."""
+
+    def piece(self, token_id: int) -> str:
+        """One id's text; bytes that make no character by themselves as \\xNN."""
+
+
+class NextToken(NamedTuple):
+    """What may come next."""
+
+    text: str
+    token_id: int
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A text of S tokens as the model saw it. Arrays that were not asked for are empty.
+
+    Attributes:
+        tokens: The text of each id; bytes that make no character by themselves as \\xNN. Joined, they are the text
+            where every character is one token's.
+        token_ids: The ids.
+        logits: [S, V]
+        hidden_states: [L + 1, S, C], of the embedding and of each block; the last one's is normed by `ln_f`.
+        attentions: [layers, H, S, S], of each query (row) over the keys (columns).
+        layers: Which layers' attentions those are.
+    """
+
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    logits: Floats
+    hidden_states: Floats
+    attentions: Floats
+    layers: tuple[int, ...]
+    pieces: Pieces
+
+    def attention(self, layer: int, head: int) -> Floats:
+        """One head's map [S, S].
+
+        Raises:
+            ValueError: A layer or head that is not there, or was not asked for.
+        """
+        layer = check_count("layer", layer, least=0)
+        if layer not in self.layers:
+            kept = ", ".join(map(str, self.layers)) or "none"
+            raise ValueError(f"layer must be one whose attentions were asked for ({kept}), got {layer}")
+        head = check_count("head", head, least=0, most=self.attentions.shape[1] - 1)
+        found: Floats = self.attentions[self.layers.index(layer), head]
+        return found
+
+    def next_tokens(self, k: int = 5) -> list[NextToken]:
+        """The k likeliest next tokens, the likeliest first, with their probabilities.
+
+        Raises:
+            ValueError: k is not from 1 to the vocabulary's size, or logits were not asked for.
+        """
+        if not self.logits.size:
+            raise ValueError("next_tokens needs logits; ask for them: inspect(text, outputs=['logits'])")
+        k = check_count("k", k, most=self.logits.shape[1])
+        last = self.logits[-1].astype(np.float64)
+        exponentials = np.exp(last - last.max())
+        likeliest = np.argsort(-last, kind="stable")[:k].tolist()
+        probabilities = exponentials / exponentials.sum()
+        return [NextToken(self.pieces.piece(token), token, float(probabilities[token])) for token in likeliest]
+
+
+def inspect_ids(
+    session: ReferenceSession,
+    pieces: Pieces,
+    token_ids: Sequence[int],
+    architecture: Architecture,
+    *,
+    outputs: Sequence[str],
+    layers: Sequence[int],
+) -> Inspection:
+    """Run the reference graph over ids, fetching what is wanted."""
+    states = [f"hidden_states.{layer}" for layer in range(architecture.n_layer + 1)] if OUTPUTS[1] in outputs else []
+    maps = [f"attentions.{layer}" for layer in layers] if OUTPUTS[2] in outputs else []
+    logits = [OUTPUTS[0]] if OUTPUTS[0] in outputs else []
+    found = session.run(np.array([token_ids]), outputs=[*logits, *states, *maps])
+    length = len(token_ids)
+    return Inspection(
+        tokens=tuple(map(pieces.piece, token_ids)),
+        token_ids=tuple(token_ids),
+        logits=found["logits"][0] if logits else np.empty((0, architecture.vocab_size), np.float32),
+        hidden_states=stack([found[name] for name in states], (0, length, architecture.n_embd)),
+        attentions=stack([found[name] for name in maps], (0, architecture.n_head, length, length)),
+        layers=tuple(layers) if maps else (),
+        pieces=pieces,
+    )
+
+
+def stack(arrays: Sequence[Floats], empty: tuple[int, ...]) -> Floats:
+    """One array of those of the only row of a batch."""
+    return np.stack([array[0] for array in arrays]) if arrays else np.empty(empty, np.float32)
+
+
+def check_outputs(value: object) -> tuple[str, ...]:
+    """Some of `OUTPUTS`, at least one."""
+    wanted = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for name in wanted:
+        if name not in OUTPUTS:
+            raise ValueError(f"outputs must be some of {', '.join(map(repr, OUTPUTS))}, got {name!r}")
+    if not wanted:
+        raise ValueError(f"outputs must be some of {', '.join(map(repr, OUTPUTS))}, got none")
+    return wanted
+
+
+def check_layers(value: Iterable[object] | int | None, n_layer: int) -> tuple[int, ...]:
+    """Numbers of layers, each once, in the order given; by default all."""
+    if value is None:
+        return tuple(range(n_layer))
+    asked = value if isinstance(value, list | tuple | range) else [value]
+    return tuple(dict.fromkeys(check_count("layers", layer, least=0, most=n_layer - 1) for layer in asked))
