@@ -81,9 +81,9 @@ class ResidentGraph:
         (state, start, steps), self._under_way = self._under_way, None
         with self._alone():
             state.binding.synchronize_outputs()
-            if state.steps_done(start) != steps:
+            if (done := state.steps_done(start)) != steps:
                 state.forget()
-                raise RuntimeError(f"the device did {state.steps_done(start)} steps of {steps}")
+                raise RuntimeError(f"the device did {done} steps of {steps}")
             said = state.logged(start, steps)
             state.advanced(steps, said[:, -1])
         return said
