@@ -14,10 +14,12 @@ import runtime
 from export.architecture import describe
 from export.checkpoint import Checkpoint
 from export.codes import QuantizedWeights
-from export.decode_graph import build_decode_graph, write_graph
+from export.decode_graph import build_decode_graph
 from export.device_graph import Float32Graph, HalfGraph
 from export.errors import ExportError
 from export.genai_config import write_genai_config
+from export.graph_file import write_graph
+from export.lens_graph import LensGraph
 from export.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.quantization.recipe import Recipe
 from export.quantized_weights import write_quantized
@@ -31,6 +33,7 @@ from runtime.onnx_runtime import load_onnxruntime
 
 WEIGHTS = "model.onnx_data"
 REFERENCE = Graph("onnx/model.onnx", "reference", "fp32")
+LENS = Graph("onnx/lens.onnx", "lens", "fp32")
 DECODE = Graph("onnx/decode.onnx", "decode", "fp32")
 DECODE_CUDA = Graph("onnx/decode_cuda.onnx", "decode_cuda", "fp32")
 DECODE_HALF = Graph("onnx/decode_fp16.onnx", "decode", "fp16")
@@ -47,11 +50,12 @@ def copy_weights(checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, Stored
 
 
 def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> list[Graph]:
-    """The reference graph and the decode graphs in float32, one for the CPU and one for CUDA."""
+    """The reference graph, the lens, and the decode graphs in float32, one for the CPU and one for CUDA."""
     build_reference_graph(checkpoint.config, weights, folder / REFERENCE.path)
+    write_graph(LensGraph(checkpoint.config), weights, folder / LENS.path)
     write_decode_graph(checkpoint, weights, folder)
     write_graph(Float32Graph(checkpoint.config, FloatLinear()), weights, folder / DECODE_CUDA.path)
-    return [REFERENCE, DECODE, DECODE_CUDA]
+    return [REFERENCE, LENS, DECODE, DECODE_CUDA]
 
 
 def write_half_graph(checkpoint: Checkpoint, folder: Path) -> Graph:

@@ -12,11 +12,12 @@ from onnx import TensorProto, helper
 from transformers import GPT2Config
 
 from export.architecture import ACTIVATIONS, WTE, attention_scale, head_weight
+from export.graph_file import GraphNodes, write_graph
 from export.head import add_head
 from export.linear import Linear
-from export.nodes import MICROSOFT, Nodes
+from export.nodes import MICROSOFT
 from export.shortlist import Shortlist
-from export.weights import StoredTensor, external_tensor
+from export.weights import StoredTensor
 
 
 def build_decode_graph(
@@ -31,21 +32,10 @@ def build_decode_graph(
     write_graph(DecodeGraph(config, linear, shortlist), weights, path)
 
 
-def write_graph(graph: "DecodeGraph", weights: Mapping[str, StoredTensor], path: Path) -> None:
-    graph.build()
-    used = {name for node in graph.nodes for name in node.input}
-    initializers = [external_tensor(name, weights[name]) for name in weights if name in used]
-    initializers += graph.constants.values()
-    proto = helper.make_graph(graph.nodes, "gpt2_decode", graph.inputs(), graph.outputs(), initializers)
-    opsets = [helper.make_opsetid("", graph.opset), helper.make_opsetid(MICROSOFT, 1)]
-    model = helper.make_model(proto, opset_imports=opsets, ir_version=graph.ir_version, producer_name="gpt2-onnx")
-    onnx.save(model, path)
-
-
-class DecodeGraph(Nodes):
+class DecodeGraph(GraphNodes):
     """The nodes, in the order of the forward pass. A tensor is its name; weights have the checkpoint's names."""
 
-    opset, ir_version = 18, 8
+    name = "gpt2_decode"
     cache_type = TensorProto.FLOAT
 
     def __init__(self, config: GPT2Config, linear: Linear, shortlist: Shortlist | None = None) -> None:

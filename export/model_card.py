@@ -28,6 +28,7 @@ print(model.complete("It was a bright cold day", max_new_tokens=32))
 | layers, heads, width | {architecture.n_layer}, {architecture.n_head}, {architecture.n_embd} |
 | context, vocabulary | {architecture.n_positions:,}, {architecture.vocab_size:,} |
 | reference graph | `onnx/model.onnx`: logits, hidden states, attention maps, key/value cache |
+| lens graph | `onnx/lens.onnx`: what any layer's hidden states would predict |
 | decode graph | `onnx/decode.onnx`: next token and logits, over a preallocated cache |
 | decode graph for CUDA | `onnx/decode_cuda.onnx`: the same in float32, with state that advances in the graph |
 | weights of these | `onnx/model.onnx_data` |

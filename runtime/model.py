@@ -1,21 +1,21 @@
 """A loaded bundle: completing, streaming, scoring, and sessions."""
 
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Unpack, overload
 
-from runtime.bundle import Bundle, check_hashes
+from runtime.bundle import Bundle
 from runtime.completion import Completion
 from runtime.decode_session import open_decode_session
 from runtime.decoding import decode_alone, decode_together, longest_first
 from runtime.device.placement import Placement
 from runtime.drafting import Drafting
 from runtime.generation import Generation
-from runtime.inspection import OUTPUTS, Inspection, check_layers, check_outputs, inspect_ids
+from runtime.inspection import OUTPUTS, Inspection, check_layers, check_outputs
+from runtime.inspector import Inspector
+from runtime.lens import Lens
 from runtime.options import check_batch_size, check_count, check_ids, check_prompts, check_text
 from runtime.prompting import Prompting
-from runtime.reference_session import ReferenceSession
 from runtime.scoring import Score, score_ids
 from runtime.settings import GenerationOptions, check_settings
 from runtime.stream import Stream
@@ -49,15 +49,16 @@ class Model:
         verify: bool = False,
     ) -> None:
         self.bundle = bundle
-        self._placement, self._threads, self._verify = placement, threads, verify
-        self._reference_session: ReferenceSession | None = None
-        self._making = threading.Lock()
         self.device = str(placement)
         self.precision = precision
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
             prompting = beside.submit(Prompting, bundle)
             self.decode_session = open_decode_session(bundle, precision=precision, placement=placement, threads=threads)
         self.prompting = prompting.result()
+        hashed = not verify or precision == "fp32"
+        self._inspector = Inspector(
+            bundle, self.prompting, placement=placement, threads=threads, hash_weights=not hashed
+        )
         drafts = (
             open_decode_session(bundle, precision=draft, placement=placement, threads=DRAFT_THREADS) if draft else None
         )
@@ -205,16 +206,36 @@ class Model:
             >>> len(seen.next_tokens(3))
             3
         """
-        sizes = self.bundle.manifest.architecture
-        wanted, chosen = check_outputs(outputs), check_layers(layers, sizes.n_layer)
-        if not isinstance(text, str | list | tuple):
-            raise TypeError(f"text must be a string, or a list of strings, got {type(text).__name__}")
-        texts = [check_text("text", text)] if isinstance(text, str) else check_prompts(text, "text")
-        names = ["text"] if isinstance(text, str) else [f"text[{number}]" for number in range(len(texts))]
-        ids = [self.prompting.encode_whole(*pair) for pair in zip(texts, names, strict=True)]
-        pieces = self.prompting.tokenizer
-        found = [inspect_ids(self._reference(), pieces, each, sizes, outputs=wanted, layers=chosen) for each in ids]
-        return found[0] if isinstance(text, str) else found
+        chosen = check_layers(layers, self.bundle.manifest.architecture.n_layer)
+        return self._inspector.inspect(text, check_outputs(outputs), chosen)
+
+    @overload
+    def lens(self, text: str, *, k: int = 5, progress: Callable[[int], object] | None = None) -> Lens: ...
+    @overload
+    def lens(self, text: Prompts, *, k: int = 5, progress: Callable[[int], object] | None = None) -> list[Lens]: ...
+    def lens(
+        self, text: str | Prompts, *, k: int = 5, progress: Callable[[int], object] | None = None
+    ) -> Lens | list[Lens]:
+        """The logit lens: what each layer's hidden state would predict through `ln_f` and `lm_head`.
+
+        Args:
+            text: As in `inspect`.
+            k: How many of the likeliest tokens, 1 to the vocabulary's size.
+            progress: Called time and again with how many more layers are done; a text has one more than the model.
+
+        Raises:
+            BundleError: The bundle has no lens graph, or its weights are damaged.
+            ValueError: A text over the context, or a k out of its range.
+
+        Example:
+            >>> lens = model.lens("It was a bright cold day", k=3)
+            >>> lens.next_tokens(layer=2, position=0)[0].token_id == lens.top_ids[2, 0, 0]
+            True
+            >>> bool((lens.ranks[-1] == 1).all())
+            True
+        """
+        k = check_count("k", k, most=self.bundle.manifest.architecture.vocab_size)
+        return self._inspector.lens(text, k, progress or (lambda _: None))
 
     def summary(self) -> Summary:
         """The architecture, and every parameter counted by module.
@@ -242,18 +263,6 @@ class Model:
             'It was'
         """
         return self.prompting.tokenizer.decode(check_ids(token_ids, self.bundle.manifest.architecture.vocab_size))
-
-    def _reference(self) -> ReferenceSession:
-        """Made once, its weights hashed if the decode graph's are others."""
-        with self._making:
-            if self._reference_session is None:
-                path, architecture = self.bundle.graph_path("reference"), self.bundle.manifest.architecture
-                if self._verify and self.precision != "fp32":
-                    check_hashes(self.bundle, self.bundle.weights_at(path))
-                self._reference_session = ReferenceSession(
-                    path, architecture, placement=self._placement, threads=self._threads
-                )
-            return self._reference_session
 
     def _pieces(self, generation: Generation) -> Generator[str]:
         with (

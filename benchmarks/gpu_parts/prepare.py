@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from export.architecture import describe
-from export.decode_graph import write_graph
 from export.device_graph import Float32Graph, HalfGraph
+from export.graph_file import write_graph
 from export.linear import FloatLinear
 from export.weights import write_weights
 

@@ -20,6 +20,7 @@ from export.parity.greedy import (
     judge_suspect,
 )
 from export.parity.half import MOST_COST, half_noise, largest_activation
+from export.parity.lens import judge_lens
 from export.parity.likelihoods import as_truth, judge_likelihoods
 from export.parity.outputs import (
     Outputs,
@@ -90,6 +91,8 @@ def verify_bundle(
     noise = largest_noise(standards)
     begin(progress, "the reference graph")
     rows = judge_reference(bundle, standards, noise)
+    begin(progress, "the lens")
+    rows += judge_lens(bundle, checkpoint, cases)
     begin(progress, "the decode graph")
     decode = open_decode_session(bundle)
     rows += judge_decode("decode", decode, standards, noise)

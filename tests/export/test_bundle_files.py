@@ -23,6 +23,7 @@ FILES = {
     "onnx/decode_cuda.onnx",
     "onnx/decode_fp16.onnx",
     "onnx/decode_fp16.onnx_data",
+    "onnx/lens.onnx",
     "onnx/model.onnx",
     "onnx/model.onnx_data",
     "tokenizer.json",
@@ -105,6 +106,16 @@ def test_the_reference_graph_has_the_documented_inputs_and_outputs(bundle):
         *(f"hidden_states.{n}" for n in range(7)),
         *(f"attentions.{n}" for n in layers),
     ]
+
+
+def test_the_lens_graph_has_the_documented_inputs_and_outputs_on_the_shared_weights(bundle):
+    graph = onnx.load(bundle / "onnx" / "lens.onnx", load_external_data=False).graph
+    assert [value.name for value in graph.input] == ["hidden_states", "final_logits", "answers", "k"]
+    names = ["logits", "top_ids", "probabilities", "answer_probabilities", "ranks"]
+    assert [value.name for value in graph.output] == names
+    weights = {tensor.name: tensor.external_data[0].value for tensor in graph.initializer if tensor.external_data}
+    names = ("transformer.ln_f.weight", "transformer.ln_f.bias", "transformer.wte.weight")
+    assert weights == dict.fromkeys(names, "model.onnx_data")
 
 
 def test_the_decode_graph_has_the_documented_inputs_and_outputs(bundle):

@@ -1,0 +1,71 @@
+"""The lens, held against PyTorch's `ln_f` and `lm_head` over PyTorch's hidden states."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import GPT2LMHeadModel
+
+from export.checkpoint import Checkpoint
+from export.parity.cases import Case
+from export.parity.likelihoods import as_truth
+from export.parity.outputs import Outputs, normwise_error, pytorch_outputs, reference_outputs
+from export.parity.report import Row
+from runtime.bundle import Bundle
+from runtime.lens_session import LensSession
+from runtime.reference_session import ReferenceSession
+
+PLACES = 4  # the last ones of a case: all logits of all layers of GPT-2 small are 2.4 MB a place
+Floats = NDArray[Any]
+
+
+class LensStandard(NamedTuple):
+    """A case, and the logits [places, V] of each layer under it: the truth, and PyTorch's float32."""
+
+    case: Case
+    truth: list[Floats]
+    float32: list[Floats]
+
+
+def judge_lens(bundle: Bundle, checkpoint: Checkpoint, cases: Sequence[Case]) -> list[Row]:
+    """A row for each case that is one run over one text, and each layer."""
+    standards = measure_lens(checkpoint.load_model(), [case for case in cases if is_one_run(case)])
+    noise = [max(normwise_error(*pair) for pair in layer) for layer in zip(*map(pairs, standards), strict=True)]
+    architecture = bundle.manifest.architecture
+    reference = ReferenceSession(bundle.graph_path("reference"), architecture)
+    lens = LensSession(bundle.graph_path("lens"), architecture)
+    rows = []
+    for case, truth, _ in standards:
+        found = map(lens.logits, layers_of(reference_outputs(reference, case)))
+        for layer, (logits, true) in enumerate(zip(found, truth, strict=True)):
+            rows.append(Row("lens", f"logits.{layer}", case.name, normwise_error(logits, true), noise[layer]))
+    return rows
+
+
+def is_one_run(case: Case) -> bool:
+    return len(case.lengths) == len(case.input_ids) == 1
+
+
+def measure_lens(model: GPT2LMHeadModel, cases: Sequence[Case]) -> list[LensStandard]:
+    """`model` is in float32, and in float64 afterwards."""
+    float32 = [pytorch_lens(model, case) for case in cases]
+    truth = as_truth(model)
+    return [LensStandard(case, pytorch_lens(truth, case), single) for case, single in zip(cases, float32, strict=True)]
+
+
+@torch.no_grad()
+def pytorch_lens(model: GPT2LMHeadModel, case: Case) -> list[Floats]:
+    states = map(torch.from_numpy, layers_of(pytorch_outputs(model, case)))
+    return [model.lm_head(model.transformer.ln_f(state)).numpy() for state in states]
+
+
+def layers_of(outputs: Outputs) -> list[Floats]:
+    """The last hidden states [places, C] of each layer but the last, which is normed already."""
+    names = [name for name in outputs if name.startswith("hidden_states.")][:-1]
+    return [np.ascontiguousarray(outputs[name][0, -PLACES:]) for name in names]
+
+
+def pairs(standard: LensStandard) -> list[tuple[Floats, Floats]]:
+    return list(zip(standard.float32, standard.truth, strict=True))

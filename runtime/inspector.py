@@ -1,0 +1,95 @@
+"""Who looks inside: the sessions that inspecting needs, made when they are first asked for."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from runtime.bundle import Bundle, check_hashes
+from runtime.device.placement import Placement
+from runtime.inspection import Inspection, inspect_ids
+from runtime.lens import Lens, lens_ids
+from runtime.lens_session import LensSession
+from runtime.manifest import Architecture
+from runtime.options import check_prompts, check_text
+from runtime.prompting import Prompting
+from runtime.reference_session import ReferenceSession
+
+T = TypeVar("T")
+Texts = list[str] | tuple[str, ...]
+
+
+class Inspector:
+    """One bundle's.
+
+    Args:
+        hash_weights: Whether to check the weights' SHA-256 first, because nobody has.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        prompting: Prompting,
+        *,
+        placement: Placement,
+        threads: int | None,
+        hash_weights: bool,
+    ) -> None:
+        self._bundle, self._prompting = bundle, prompting
+        self._placement, self._threads = placement, threads
+        self._unhashed = hash_weights
+        self._reference: ReferenceSession | None = None
+        self._lens: LensSession | None = None
+        self._making = threading.Lock()
+
+    def inspect(
+        self, text: str | Texts, outputs: Sequence[str], layers: Sequence[int]
+    ) -> Inspection | list[Inspection]:
+        def look(ids: list[int]) -> Inspection:
+            return inspect_ids(
+                self.reference(), self._prompting.tokenizer, ids, self._sizes, outputs=outputs, layers=layers
+            )
+
+        return self._each(text, look)
+
+    def lens(self, text: str | Texts, k: int, progress: Callable[[int], object]) -> Lens | list[Lens]:
+        def look(ids: list[int]) -> Lens:
+            lens, pieces = self.lens_session(), self._prompting.tokenizer
+            return lens_ids(self.reference(), lens, pieces, ids, self._sizes, k=k, progress=progress)
+
+        return self._each(text, look)
+
+    def reference(self) -> ReferenceSession:
+        with self._making:
+            if self._reference is None:
+                path = self._graph("reference")
+                self._reference = ReferenceSession(path, self._sizes, placement=self._placement, threads=self._threads)
+            return self._reference
+
+    def lens_session(self) -> LensSession:
+        with self._making:
+            if self._lens is None:
+                path = self._graph("lens")
+                self._lens = LensSession(path, self._sizes, placement=self._placement, threads=self._threads)
+            return self._lens
+
+    def _graph(self, kind: str) -> Path:
+        """The file of a graph whose weights have been hashed. All of them lie in the same file."""
+        path = self._bundle.graph_path(kind)
+        if self._unhashed:
+            check_hashes(self._bundle, self._bundle.weights_at(path))
+            self._unhashed = False
+        return path
+
+    def _each(self, text: str | Texts, look: Callable[[list[int]], T]) -> T | list[T]:
+        """One of a text, a list of a list; every text is checked before the first is looked at."""
+        if isinstance(text, list | tuple):
+            named = [(each, f"text[{number}]") for number, each in enumerate(check_prompts(text, "text"))]
+            return [look(ids) for ids in [self._prompting.encode_whole(*pair) for pair in named]]
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a string, or a list of strings, got {type(text).__name__}")
+        return look(self._prompting.encode_whole(check_text("text", text), "text"))
+
+    @property
+    def _sizes(self) -> Architecture:
+        return self._bundle.manifest.architecture

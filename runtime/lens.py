@@ -1,0 +1,86 @@
+"""The logit lens: what each layer would have said."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.inspection import NextToken, Pieces
+from runtime.lens_session import LensSession, Reading
+from runtime.manifest import Architecture
+from runtime.options import check_count
+from runtime.reference_session import ReferenceSession
+
+
+@dataclass(frozen=True, slots=True)
+class Lens:
+    """A text of S tokens, and what each layer's hidden state would predict behind each of them.
+
+    Layer 0 is the embedding, layer L the model's own output. The final answer is what the model itself finds
+    likeliest.
+
+    Attributes:
+        tokens: The text of each id, as in an `Inspection`.
+        token_ids: The ids.
+        top_ids: [L + 1, S, k], the likeliest ids, the likeliest first.
+        probabilities: [L + 1, S, k], theirs.
+        answers: [S], the ids of the final answers.
+        ranks: [L + 1, S], those of the final answers in each layer, from 1.
+        answer_probabilities: [L + 1, S], theirs.
+    """
+
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    top_ids: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    answers: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+    answer_probabilities: NDArray[np.float32]
+    pieces: Pieces
+
+    def next_tokens(self, layer: int, position: int) -> list[NextToken]:
+        """What a layer predicts behind a position, the likeliest first.
+
+        Raises:
+            ValueError: A layer that is not from 0 to L, or a position that is not from 0 to S - 1.
+        """
+        layers, positions, _ = self.top_ids.shape
+        layer = check_count("layer", layer, least=0, most=layers - 1)
+        position = check_count("position", position, least=0, most=positions - 1)
+        pairs = zip(self.top_ids[layer, position].tolist(), self.probabilities[layer, position].tolist(), strict=True)
+        return [NextToken(self.pieces.piece(token), token, probability) for token, probability in pairs]
+
+
+def lens_ids(
+    reference: ReferenceSession,
+    session: LensSession,
+    pieces: Pieces,
+    token_ids: Sequence[int],
+    architecture: Architecture,
+    *,
+    k: int,
+    progress: Callable[[int], object],
+) -> Lens:
+    """Look through the lens at ids; `progress` hears of each layer."""
+    names = [f"hidden_states.{layer}" for layer in range(architecture.n_layer)]  # the last one is normed already
+    found = reference.run(np.array([token_ids]), outputs=["logits", *names])
+    logits = found["logits"][0]
+    answers: NDArray[np.int64] = logits.argmax(axis=1)
+    readings = []
+    for name in names:
+        readings.append(session.read_states(found[name][0], answers, k))
+        progress(1)
+    readings.append(session.read_logits(logits, answers, k))
+    progress(1)
+    layers = Reading(*map(np.stack, zip(*readings, strict=True)))
+    return Lens(
+        tokens=tuple(map(pieces.piece, token_ids)),
+        token_ids=tuple(token_ids),
+        top_ids=layers.top_ids,
+        probabilities=layers.probabilities,
+        answers=answers,
+        ranks=layers.ranks,
+        answer_probabilities=layers.answer_probabilities,
+        pieces=pieces,
+    )

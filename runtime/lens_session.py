@@ -1,0 +1,73 @@
+"""The lens graph: hidden states, or finished logits, to what they predict."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.device.placement import CPU, Placement
+from runtime.manifest import Architecture
+from runtime.session import make_session
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+LOGITS_BYTES = 2**25  # of a run; more makes nothing faster
+
+
+class Reading(NamedTuple):
+    """Of R rows: the k likeliest ids [R, k] and how likely they are, and how likely the answer is [R], and its rank."""
+
+    top_ids: Ids
+    probabilities: Floats
+    answer_probabilities: Floats
+    ranks: Ids
+
+
+class LensSession:
+    """One session over lens.onnx."""
+
+    def __init__(
+        self, path: Path, architecture: Architecture, *, placement: Placement = CPU, threads: int | None = None
+    ) -> None:
+        self._session = make_session(path, placement=placement, threads=threads, mapped=placement.device == "cpu")
+        self._no_states = np.empty((0, architecture.n_embd), np.float32)
+        self._no_logits = np.empty((0, architecture.vocab_size), np.float32)
+        self._most_rows = max(1, LOGITS_BYTES // self._no_logits.itemsize // architecture.vocab_size)
+
+    def read_states(self, hidden_states: Floats, answers: Ids, k: int) -> Reading:
+        """What hidden states [S, C] predict, `ln_f` and `lm_head` applied; `answers` [S] are ids."""
+        return self._read(hidden_states, self._no_logits, answers, k)
+
+    def read_logits(self, logits: Floats, answers: Ids, k: int) -> Reading:
+        """What logits [S, V] predict."""
+        return self._read(self._no_states, logits, answers, k)
+
+    def logits(self, hidden_states: Floats) -> Floats:
+        """[S, V] of hidden states [S, C]."""
+        unasked = np.zeros(len(hidden_states), np.int64)
+        found: Floats = self._session.run(["logits"], feed(hidden_states, self._no_logits, unasked, 1))[0]
+        return found
+
+    def _read(self, hidden_states: Floats, logits: Floats, answers: Ids, k: int) -> Reading:
+        """Some rows at a time; of what is empty they are none."""
+        names = ["top_ids", "probabilities", "answer_probabilities", "ranks"]
+        parts = [
+            self._session.run(names, feed(hidden_states[rows], logits[rows], answers[rows], k))
+            for rows in self._parts(len(answers))
+        ]
+        top_ids, probabilities, answer_probabilities, ranks = map(np.concatenate, zip(*parts, strict=True))
+        return Reading(top_ids, probabilities, answer_probabilities[:, 0], ranks[:, 0])
+
+    def _parts(self, rows: int) -> Iterator[slice]:
+        return (slice(start, start + self._most_rows) for start in range(0, rows, self._most_rows))
+
+
+def feed(hidden_states: Floats, logits: Floats, answers: Ids, k: int) -> dict[str, NDArray[np.generic]]:
+    return {
+        "hidden_states": hidden_states,
+        "final_logits": logits,
+        "answers": answers[:, None],
+        "k": np.array([k], np.int64),
+    }
