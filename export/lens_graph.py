@@ -27,28 +27,23 @@ class LensGraph(GraphNodes):
         normed = self.add("LayerNormalization", ln_f, inputs, axis=-1, epsilon=self.config.layer_norm_epsilon)
         rows = self.add("Gemm", "lm_head", [normed, head_weight(self.config)], transB=1)  # [N, V]
         self.add_node("Concat", "logits", [rows, "final_logits"], ["logits"], axis=0)  # [R, V]
-        self.likeliest()
-        self.answer()
+        self.add_node("TopK", "likeliest", ["logits", "k"], ["top_logits", "top_ids"])  # [R, k]
+        self.log_probabilities("top_logprobs", "top_ids")
+        self.log_probabilities("answer_logprobs", "answers")
+        self.rank()
 
-    def likeliest(self) -> None:
-        """The k likeliest ids [R, k], and how likely."""
-        outputs = ["top_logits", "top_ids"]
-        self.add_node("TopK", "likeliest", ["logits", "k"], outputs)
-        self.probabilities("probabilities", "top_logits")
+    def log_probabilities(self, name: str, ids: str) -> None:
+        """Of ids [R, n]. LogSoftmax sums in parts, ReduceLogSumExp in one go, which errs by 6e-5 here."""
+        every = self.add("LogSoftmax", "logprobs", ["logits"], axis=1)  # [R, V]
+        self.add_node("GatherElements", name, [every, ids], [name], axis=1)
 
-    def answer(self) -> None:
-        """How likely the answers [R, 1] are, and how many ids are likelier, plus one."""
+    def rank(self) -> None:
+        """How many ids are likelier than the answers [R, 1], plus one."""
         chosen = self.add("GatherElements", "answer_logits", ["logits", "answers"], axis=1)
-        self.probabilities("answer_probabilities", chosen)
-        likelier = self.add(
-            "Cast", "likelier", [self.add("Greater", "greater", ["logits", chosen])], to=TensorProto.INT64
-        )
+        greater = self.add("Greater", "greater", ["logits", chosen])
+        likelier = self.add("Cast", "likelier", [greater], to=TensorProto.INT64)
         count = self.add("ReduceSum", "likelier_ids", [likelier, self.constant("vocabulary", [1])])
         self.add_node("Add", "ranks", [count, self.constant("one", [1])], ["ranks"])
-
-    def probabilities(self, name: str, logits: str) -> None:
-        total = self.add("ReduceLogSumExp", "log_total", ["logits", self.constant("vocabulary", [1])])  # [R, 1]
-        self.add_node("Exp", name, [self.add("Sub", f"log_{name}", [logits, total])], [name])
 
     def inputs(self) -> list[ValueInfoProto]:
         return [
@@ -63,7 +58,7 @@ class LensGraph(GraphNodes):
         return [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, [rows, self.config.vocab_size]),
             helper.make_tensor_value_info("top_ids", TensorProto.INT64, [rows, "k"]),
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [rows, "k"]),
-            helper.make_tensor_value_info("answer_probabilities", TensorProto.FLOAT, [rows, 1]),
+            helper.make_tensor_value_info("top_logprobs", TensorProto.FLOAT, [rows, "k"]),
+            helper.make_tensor_value_info("answer_logprobs", TensorProto.FLOAT, [rows, 1]),
             helper.make_tensor_value_info("ranks", TensorProto.INT64, [rows, 1]),
         ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from runtime.lens_session import LensSession, Reading
 from runtime.manifest import Architecture
 from runtime.options import check_count
 from runtime.reference_session import ReferenceSession
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,17 @@ class Lens:
         pairs = zip(self.top_ids[layer, position].tolist(), self.probabilities[layer, position].tolist(), strict=True)
         return [NextToken(self.pieces.piece(token), token, probability) for token, probability in pairs]
 
+    def plot(self) -> "Figure":
+        """The likeliest token of each layer behind each position, coloured by its probability; marked where it is the
+        final answer already. A matplotlib figure, neither shown nor saved.
+
+        Raises:
+            ImportError: matplotlib, the extra `plot`, is not installed.
+        """
+        from runtime.plots import plot_lens
+
+        return plot_lens(self)
+
 
 def lens_ids(
     reference: ReferenceSession,
@@ -78,9 +93,9 @@ def lens_ids(
         tokens=tuple(map(pieces.piece, token_ids)),
         token_ids=tuple(token_ids),
         top_ids=layers.top_ids,
-        probabilities=layers.probabilities,
+        probabilities=np.exp(layers.top_logprobs),
         answers=answers,
         ranks=layers.ranks,
-        answer_probabilities=layers.answer_probabilities,
+        answer_probabilities=np.exp(layers.answer_logprobs),
         pieces=pieces,
     )

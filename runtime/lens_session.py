@@ -17,11 +17,11 @@ LOGITS_BYTES = 2**25  # of a run; more makes nothing faster
 
 
 class Reading(NamedTuple):
-    """Of R rows: the k likeliest ids [R, k] and how likely they are, and how likely the answer is [R], and its rank."""
+    """Of R rows: the k likeliest ids and their log-probabilities [R, k]; the answer's log-probability and rank [R]."""
 
     top_ids: Ids
-    probabilities: Floats
-    answer_probabilities: Floats
+    top_logprobs: Floats
+    answer_logprobs: Floats
     ranks: Ids
 
 
@@ -52,13 +52,13 @@ class LensSession:
 
     def _read(self, hidden_states: Floats, logits: Floats, answers: Ids, k: int) -> Reading:
         """Some rows at a time; of what is empty they are none."""
-        names = ["top_ids", "probabilities", "answer_probabilities", "ranks"]
+        names = ["top_ids", "top_logprobs", "answer_logprobs", "ranks"]
         parts = [
             self._session.run(names, feed(hidden_states[rows], logits[rows], answers[rows], k))
             for rows in self._parts(len(answers))
         ]
-        top_ids, probabilities, answer_probabilities, ranks = map(np.concatenate, zip(*parts, strict=True))
-        return Reading(top_ids, probabilities, answer_probabilities[:, 0], ranks[:, 0])
+        top_ids, top_logprobs, answer_logprobs, ranks = map(np.concatenate, zip(*parts, strict=True))
+        return Reading(top_ids, top_logprobs, answer_logprobs[:, 0], ranks[:, 0])
 
     def _parts(self, rows: int) -> Iterator[slice]:
         return (slice(start, start + self._most_rows) for start in range(0, rows, self._most_rows))

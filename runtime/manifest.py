@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, get_origin, get_type_hints
@@ -74,9 +74,9 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """Of the first tokens of each probe: their log-probabilities in PyTorch's float64, and PyTorch's largest errors.
+    """Of the first tokens of each probe, or of one probe in each layer: their log-probabilities in PyTorch's float64.
 
-    `pytorch_errors` are by precision, absolute.
+    `pytorch_errors` are PyTorch's largest by precision, absolute.
     """
 
     logprobs: list[list[float]]
@@ -122,12 +122,19 @@ class Manifest:
 
     def likelihoods(self) -> Likelihoods | None:
         """How likely PyTorch finds the probes' tokens; None in bundles that were made before this was noted."""
-        if "likelihoods" not in self.parity:
+        return self._likelihoods("likelihoods", lambda: len(self.probes()))
+
+    def lens_likelihoods(self) -> Likelihoods | None:
+        """How likely it finds the first probe's in each layer under the lens; None in such bundles, too."""
+        return self._likelihoods("lens", lambda: self.architecture.n_layer)
+
+    def _likelihoods(self, name: str, rows: Callable[[], int]) -> Likelihoods | None:
+        if name not in self.parity:
             return None
         try:
-            return finite(build(Likelihoods, self.parity["likelihoods"]), len(self.parity["greedy"]["probes"]))
+            return finite(build(Likelihoods, self.parity[name]), rows())
         except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"the likelihoods of {NAME} are damaged ({error}); export the bundle again") from None
+            raise BundleError(f"parity.{name} of {NAME} is damaged ({error}); export the bundle again") from None
 
     def write(self, folder: Path) -> None:
         content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
@@ -193,10 +200,10 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**{name: values[name] for name in names})
 
 
-def finite(likelihoods: Likelihoods, probes: int) -> Likelihoods:
-    """`likelihoods` themselves, if they are numbers, and there are some of each probe."""
-    if len(likelihoods.logprobs) < probes or not all(isinstance(row, list) and row for row in likelihoods.logprobs):
-        raise ValueError(f"log-probabilities of {probes} texts are wanted")
+def finite(likelihoods: Likelihoods, rows: int) -> Likelihoods:
+    """`likelihoods` themselves, if they are numbers, in so many rows at least."""
+    if len(likelihoods.logprobs) < rows or not all(isinstance(row, list) and row for row in likelihoods.logprobs):
+        raise ValueError(f"{rows} rows of log-probabilities are wanted")
     numbers = [*likelihoods.pytorch_errors.values(), *(number for row in likelihoods.logprobs for number in row)]
     for number in numbers:
         if not isinstance(number, float) or not math.isfinite(number):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.device.placement import Placement
+from runtime.lens_session import LensSession
 from runtime.manifest import NAME, Continuation, Likelihoods, read_object
 from runtime.reference_session import ReferenceSession
 from runtime.replay import greedy_tokens
@@ -31,7 +32,8 @@ class Proof:
         error: The largest difference of a token's log-probability from PyTorch's float64; None where the bundle was
             made before those were noted.
         allowed: Twice that of PyTorch in this precision.
-        graph: "decode", or "reference", whose tokens are those that it would say behind each of PyTorch's.
+        graph: "decode"; "reference", whose tokens are those that it would say behind each of PyTorch's; or "lens", of
+            which tokens are counted whose log-probabilities in each layer are PyTorch's.
     """
 
     precision: str
@@ -51,7 +53,8 @@ class Proof:
         return near and self.tokens > 0 and (same or self.precision != "fp32")
 
     def __str__(self) -> str:
-        words = f"{self.graph} {self.precision}: {self.replayed} of {self.tokens} greedy tokens as PyTorch's"
+        counted = "likelihoods in its layers" if self.graph == "lens" else "greedy tokens"
+        words = f"{self.graph} {self.precision}: {self.replayed} of {self.tokens} {counted} as PyTorch's"
         if self.error is not None and self.allowed is not None:
             words += f", log-probabilities within {self.error:.1e} of float64's (at most {self.allowed:.1e})"
         return words
@@ -86,6 +89,32 @@ def prove_reference(bundle: Bundle, placement: Placement) -> Proof | None:
         tokens += len(logits)
         equal += int((logits.argmax(axis=1) == probe.token_ids[: len(logits)]).sum())
     return Proof("fp32", tokens, equal, float(np.max(errors)), allowed_error(likelihoods, "fp32"), "reference")
+
+
+def prove_lens(bundle: Bundle, placement: Placement) -> Proof | None:
+    """How likely each layer finds the first probe's tokens; None of bundles that lack the lens."""
+    manifest, truth = bundle.manifest, bundle.manifest.lens_likelihoods()
+    if truth is None or not (manifest.has_graph("lens", "fp32") and manifest.has_graph("reference", "fp32")):
+        return None
+    reference = ReferenceSession(bundle.graph_path("reference"), manifest.architecture, placement=placement)
+    lens = LensSession(bundle.graph_path("lens"), manifest.architecture, placement=placement)
+    probe, allowed = manifest.probes()[0], allowed_error(truth, "fp32")
+    count = min(len(probe.token_ids), *map(len, truth.logprobs))
+    known = np.array([layer[:count] for layer in truth.logprobs])
+    errors = np.abs(lens_logprobs(reference, lens, probe, known.shape) - known)
+    return Proof("fp32", errors.size, int((errors <= allowed).sum()), float(np.max(errors)), allowed, "lens")
+
+
+def lens_logprobs(
+    reference: ReferenceSession, lens: LensSession, probe: Continuation, shape: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """[layers, tokens], of the probe's first tokens."""
+    layers, count = shape
+    targets = np.array(probe.token_ids[:count])
+    names = [f"hidden_states.{layer}" for layer in range(layers)]
+    states = reference.run(np.array([[*probe.prompt_ids, *targets[:-1]]]), outputs=names)
+    found = [lens.read_states(states[name][0, -count:], targets, 1).answer_logprobs for name in names]
+    return np.array(found, np.float64)
 
 
 def allowed_error(likelihoods: Likelihoods, precision: str) -> float:

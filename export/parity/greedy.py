@@ -86,6 +86,16 @@ class Suspect:
     float32: NDArray[Any]
 
 
+def as_pytorch_has_them(continuations: Sequence[Continuation], differences: Sequence[Difference]) -> list[Continuation]:
+    """Each up to its first difference, if anything is left of it."""
+    ends = {difference.prompt: difference.position for difference in differences}
+    return [
+        Continuation(continuation.prompt_ids, continuation.token_ids[: ends.get(number)])
+        for number, continuation in enumerate(continuations)
+        if ends.get(number) != 0
+    ]
+
+
 def find_suspects(model: GPT2LMHeadModel, continuations: Sequence[Continuation]) -> Iterator[Suspect]:
     """At most one a continuation, by `model` in float32."""
     for prompt, continuation in enumerate(continuations):

@@ -1,8 +1,7 @@
 """How likely PyTorch finds the greedy tokens: what any machine can hold its own graphs against, without PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
@@ -15,15 +14,25 @@ LONGEST = 16  # tokens of each continuation
 IN_HALF = 2  # continuations: PyTorch's float16 is slow on a CPU
 
 
-def judge_likelihoods(checkpoint: Checkpoint, continuations: Sequence[Continuation], *, half: bool) -> Likelihoods:
-    """Log-probabilities of the tokens in float64, and how far PyTorch is from them in lower precisions at most."""
+def judge_likelihoods(
+    checkpoint: Checkpoint, continuations: Sequence[Continuation], *, half: bool
+) -> tuple[Likelihoods, Likelihoods]:
+    """Log-probabilities of the tokens in float64, and how far PyTorch is from them in lower precisions at most.
+
+    The second are those of the first continuation in each layer under the lens.
+    """
     short = [Continuation(probe.prompt_ids, probe.token_ids[:LONGEST]) for probe in continuations]
     model = checkpoint.load_model()
-    found = {"fp32": read(model, short)}
-    truth = read(as_truth(model), short)
+    found, lens = {"fp32": read(model, short)}, read_lens(model, short[:1])
+    model = as_truth(model)
+    truth, true_lens = read(model, short), read_lens(model, short[:1])
     del model  # in float64 it is twice the checkpoint's size
     if half:
         found["fp16"] = read(checkpoint.load_model().half(), short[:IN_HALF])
+    return make_likelihoods(truth, found), make_likelihoods(true_lens, {"fp32": lens})
+
+
+def make_likelihoods(truth: Sequence[Tensor], found: Mapping[str, Sequence[Tensor]]) -> Likelihoods:
     errors = {name: max_difference(logprobs, truth) for name, logprobs in found.items()}
     return Likelihoods([logprobs.tolist() for logprobs in truth], errors)
 
@@ -40,9 +49,26 @@ def read(model: GPT2LMHeadModel, continuations: Sequence[Continuation]) -> list[
     return [logprobs(model, continuation) for continuation in continuations]
 
 
+@torch.no_grad()
+def read_lens(model: GPT2LMHeadModel, continuations: Sequence[Continuation]) -> list[Tensor]:
+    """The same of each continuation in each layer but the last, whose hidden states are normed already."""
+    found = []
+    for continuation in continuations:
+        ids = torch.tensor([continuation.prompt_ids + continuation.token_ids[:-1]])
+        states = model.transformer(ids, use_cache=False, output_hidden_states=True).hidden_states[:-1]
+        for state in states:
+            logits = model.lm_head(model.transformer.ln_f(state[0, len(continuation.prompt_ids) - 1 :]))
+            found.append(chosen(logits, continuation))
+    return found
+
+
 def logprobs(model: GPT2LMHeadModel, continuation: Continuation) -> Tensor:
-    logits = torch.from_numpy(continuation_logits(model, continuation).astype(np.float64))
-    return logits.log_softmax(-1).gather(1, torch.tensor(continuation.token_ids)[:, None])[:, 0]
+    return chosen(torch.from_numpy(continuation_logits(model, continuation)), continuation)
+
+
+def chosen(logits: Tensor, continuation: Continuation) -> Tensor:
+    """The log-probabilities of a continuation's tokens, of logits [tokens, V]."""
+    return logits.double().log_softmax(-1).gather(1, torch.tensor(continuation.token_ids)[:, None])[:, 0]
 
 
 def max_difference(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:

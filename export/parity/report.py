@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from export.parity.greedy import Difference
+from export.parity.greedy import Difference, as_pytorch_has_them
 from export.parity.half import LARGEST, MOST_SHARE
 from export.parity.precision import Quality
 from runtime.manifest import Continuation, Likelihoods
@@ -58,6 +58,7 @@ class Report:
     together: tuple[Difference, ...]
     qualities: tuple[Quality, ...] = ()
     likelihoods: Likelihoods | None = None
+    lens: Likelihoods | None = None
     largest_activation: float | None = None
 
     @property
@@ -103,17 +104,13 @@ class Report:
             "precisions": [quality.as_manifest() for quality in self.qualities],
             "largest_activation": self.largest_activation,
             "likelihoods": None if self.likelihoods is None else asdict(self.likelihoods),
+            "lens": None if self.lens is None else asdict(self.lens),
             "proofs": [],
         }
 
     def probes(self) -> list[Continuation]:
-        """Continuations as PyTorch has them: each up to its first difference."""
-        ends = {difference.prompt: difference.position for difference in self.differences}
-        return [
-            Continuation(continuation.prompt_ids, continuation.token_ids[: ends.get(number)])
-            for number, continuation in enumerate(self.continuations)
-            if ends.get(number) != 0
-        ]
+        """What can be replayed anywhere."""
+        return as_pytorch_has_them(self.continuations, self.differences)
 
     def lines(self) -> list[str]:
         """What the table does not show: greedy tokens, and what each precision costs."""

@@ -14,6 +14,7 @@ from export.parity.cases import Case, make_cases
 from export.parity.greedy import (
     PROMPTS,
     Difference,
+    as_pytorch_has_them,
     continue_prompts,
     continue_together,
     find_suspects,
@@ -124,13 +125,17 @@ def verify_bundle(
             )
         )
     begin(progress, "greedy tokens in PyTorch")
+    differences = judge_greedy(checkpoint, continuations)
+    probes = as_pytorch_has_them(continuations, differences)
+    likelihoods, lens = judge_likelihoods(checkpoint, probes, half=bool(halves))
     return Report(
         tuple(rows),
         tuple(continuations),
-        differences=judge_greedy(checkpoint, continuations),
+        differences=differences,
         together=judge_together(checkpoint, continuations, together),
         qualities=tuple(qualities),
-        likelihoods=judge_likelihoods(checkpoint, continuations, half=bool(halves)),
+        likelihoods=likelihoods,
+        lens=lens,
         largest_activation=max(halves, default=None),
     )
 

@@ -58,13 +58,14 @@ def run(options: argparse.Namespace) -> int:
 
 def made_here(bundle: Any, placement: Any) -> Iterator[Any]:
     """A proof of each graph that this device has."""
-    from runtime.proof import prove, prove_reference
+    from runtime.proof import prove, prove_lens, prove_reference
 
     for precision in ("fp32", "fp16"):
         if bundle.manifest.has_graph("decode", precision):
             yield prove(bundle, precision, placement)
-    if proof := prove_reference(bundle, placement):
-        yield proof
+    for prove_more in (prove_reference, prove_lens):
+        if proof := prove_more(bundle, placement):
+            yield proof
 
 
 def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:

@@ -111,7 +111,7 @@ def test_the_reference_graph_has_the_documented_inputs_and_outputs(bundle):
 def test_the_lens_graph_has_the_documented_inputs_and_outputs_on_the_shared_weights(bundle):
     graph = onnx.load(bundle / "onnx" / "lens.onnx", load_external_data=False).graph
     assert [value.name for value in graph.input] == ["hidden_states", "final_logits", "answers", "k"]
-    names = ["logits", "top_ids", "probabilities", "answer_probabilities", "ranks"]
+    names = ["logits", "top_ids", "top_logprobs", "answer_logprobs", "ranks"]
     assert [value.name for value in graph.output] == names
     weights = {tensor.name: tensor.external_data[0].value for tensor in graph.initializer if tensor.external_data}
     names = ("transformer.ln_f.weight", "transformer.ln_f.bias", "transformer.wte.weight")

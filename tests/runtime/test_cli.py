@@ -217,7 +217,13 @@ def test_verify_as_json_can_be_parsed(cli, bundle_copy, manifest):
     assert done.returncode == 0
     found = json.loads(done.stdout)
     noted = len(manifest["parity"]["likelihoods"]["logprobs"][0])
-    expected = [("decode", "fp32", tokens), ("decode", "fp16", tokens), ("reference", "fp32", noted)]
+    layers = sum(map(len, manifest["parity"]["lens"]["logprobs"]))
+    expected = [
+        ("decode", "fp32", tokens),
+        ("decode", "fp16", tokens),
+        ("reference", "fp32", noted),
+        ("lens", "fp32", layers),
+    ]
     assert found == {
         "model": str(bundle_copy.folder),
         "passed": True,
@@ -229,8 +235,8 @@ def test_verify_as_json_can_be_parsed(cli, bundle_copy, manifest):
             for (kind, precision, count), graph in zip(expected, found["graphs"], strict=True)
         ],
     }
-    pytorch = manifest["parity"]["likelihoods"]["pytorch_errors"]
     for graph in found["graphs"]:
+        pytorch = manifest["parity"]["lens" if graph["graph"] == "lens" else "likelihoods"]["pytorch_errors"]
         assert 0 < graph["error"] <= graph["allowed"] == max(2 * pytorch[graph["precision"]], 2e-5)
 
 

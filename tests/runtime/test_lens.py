@@ -40,13 +40,13 @@ def test_the_last_layer_is_the_models_own_output(lens, logits):
     assert (lens.ranks[-1] == 1).all()
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     likely = exponentials / exponentials.sum(axis=1, keepdims=True)
-    assert np.allclose(lens.probabilities[-1], np.take_along_axis(likely, lens.top_ids[-1], axis=1), rtol=2e-5, atol=0)
+    assert np.allclose(lens.probabilities[-1], np.take_along_axis(likely, lens.top_ids[-1], axis=1), rtol=1e-5, atol=0)
     assert np.array_equal(lens.answer_probabilities[-1], lens.probabilities[-1, :, 0])
 
 
 def test_a_rank_counts_what_is_likelier(lens, model, sizes):
     everything = model.lens(TEXT, k=sizes["vocab_size"])
-    assert np.allclose(everything.probabilities.sum(axis=-1), 1, atol=1e-4)
+    assert np.allclose(everything.probabilities.sum(axis=-1), 1, atol=1e-5)
     assert (np.diff(everything.probabilities, axis=-1) <= 0).all()
     for layer, position in np.ndindex(everything.ranks.shape):
         answer = everything.answers[position]
@@ -62,8 +62,9 @@ def test_next_tokens_are_those_of_a_layer_and_a_position(lens, model):
     assert [each.token_id for each in found] == lens.top_ids[2, 3].tolist()
     assert [each.probability for each in found] == lens.probabilities[2, 3].tolist()
     assert [each.text for each in found] == [model.prompting.tokenizer.piece(each.token_id) for each in found]
-    assert lens.next_tokens(lens.ranks.shape[0] - 1, len(lens.tokens) - 1)[0].token_id == (
-        model.complete(TEXT, max_new_tokens=1).token_ids[0]
+    assert (
+        lens.next_tokens(lens.ranks.shape[0] - 1, len(lens.tokens) - 1)[0].token_id
+        == (model.complete(TEXT, max_new_tokens=1).token_ids[0])
     )
 
 

@@ -15,7 +15,7 @@ from runtime.bundle import open_bundle
 from runtime.device.placement import Placement
 from runtime.diagnosis.gpus import Gpu
 from runtime.errors import BundleError
-from runtime.proof import Proof, agreement, note_proof, prove, prove_reference
+from runtime.proof import Proof, agreement, note_proof, prove, prove_lens, prove_reference
 
 CPU, REHEARSED, CARD = Placement(), Placement(resident=True), Placement("cuda", 1, resident=True)
 GPUS = tuple(Gpu(name, 143_771, 143_000, "580.65.06", 9.0) for name in ("NVIDIA A100", "NVIDIA H200"))
@@ -144,7 +144,7 @@ def test_a_bundle_made_before_likelihoods_were_noted_is_held_to_its_tokens(chang
 
 def test_verify_passes_a_bundle_made_before_likelihoods_were_noted(cli_here, changed):
     def before(parity):
-        del parity["greedy"]["probes"][1:], parity["likelihoods"]
+        del parity["greedy"]["probes"][1:], parity["likelihoods"], parity["lens"]
 
     done = cli_here("verify", "--model", str(changed(before).folder))
     assert done.returncode == 0
@@ -184,7 +184,7 @@ def test_damaged_likelihoods_are_the_bundles_fault(changed, refusal, value):
         parity["likelihoods"] = value
 
     message = refusal(BundleError, prove, changed(damage), "fp32", CPU)
-    assert message.startswith("the likelihoods of manifest.json are damaged (")
+    assert message.startswith("parity.likelihoods of manifest.json is damaged (")
     assert message.endswith("); export the bundle again")
 
 
@@ -260,7 +260,40 @@ def test_the_reference_graph_is_proved_by_what_it_says_behind_each_token(bundle_
 def test_a_bundle_without_a_reference_graph_or_likelihoods_has_no_proof_of_it(bundle_copy):
     with bundle_copy.changed_manifest() as changed:
         changed["graphs"] = [graph for graph in changed["graphs"] if graph["kind"] != "reference"]
-    assert prove_reference(open_bundle(bundle_copy.folder, verify=False), Placement()) is None
+    opened = open_bundle(bundle_copy.folder, verify=False)
+    assert prove_reference(opened, Placement()) is prove_lens(opened, Placement()) is None
+
+
+def test_the_lens_is_proved_by_how_likely_its_layers_find_a_text(bundle, manifest):
+    noted = manifest["parity"]["lens"]
+    proof = prove_lens(open_bundle(bundle, verify=False), CPU)
+    assert len(noted["logprobs"]) == manifest["architecture"]["n_layer"]
+    assert proof.tokens == proof.replayed == sum(map(len, noted["logprobs"]))
+    assert proof.allowed == max(2 * noted["pytorch_errors"]["fp32"], 2e-5)
+    assert 0 < proof.error <= proof.allowed
+    assert proof.passed
+    assert str(proof).startswith(f"lens fp32: {proof.tokens} of {proof.tokens} likelihoods in its layers as PyTorch's")
+
+
+@pytest.mark.parametrize(("layer", "place"), [(0, 0), (2, 7), (-1, -1)])
+def test_a_likelihood_that_is_wrong_in_any_layer_is_found(changed, layer, place):
+    def worsen(parity):
+        parity["lens"]["logprobs"][layer][place] += 0.25
+
+    proof = prove_lens(changed(worsen), CPU)
+    assert proof.error == pytest.approx(0.25, abs=UNNEAR["fp32"])
+    assert proof.replayed == proof.tokens - 1
+    assert not proof.passed
+
+
+def test_a_bundle_from_before_the_lens_has_no_proof_of_it(changed):
+    assert prove_lens(changed(lambda parity: parity.pop("lens")), CPU) is None
+
+
+@pytest.mark.parametrize("value", [None, {"logprobs": [[-1.0]], "pytorch_errors": {"fp32": 1e-6}}], ids=str)
+def test_damaged_likelihoods_of_the_lens_are_the_bundles_fault(changed, refusal, value):
+    message = refusal(BundleError, prove_lens, changed(lambda parity: parity.update(lens=value)), CPU)
+    assert message.startswith("parity.lens of manifest.json is damaged (")
 
 
 @pytest.fixture
@@ -272,9 +305,11 @@ def on_a_card(monkeypatch):
         monkeypatch.setattr("runtime.device.choice.place", lambda *_: (card, ""))
         monkeypatch.setattr("runtime.proof.prove", lambda _bundle, precision, _placement: proofs[precision])
         reference = Proof("fp32", 9, replayed, 1e-6, 2e-5, "reference")
+        lens = Proof("fp32", 9, 9, 1e-6, 2e-5, "lens")
         monkeypatch.setattr("runtime.proof.prove_reference", lambda _bundle, _placement: reference)
+        monkeypatch.setattr("runtime.proof.prove_lens", lambda _bundle, _placement: lens)
         monkeypatch.setattr("runtime.diagnosis.gpus.find_gpus", lambda: (GPUS, None))
-        return [asdict(proof) for proof in (*proofs.values(), reference)]
+        return [asdict(proof) for proof in (*proofs.values(), reference, lens)]
 
     return make
 
