@@ -10,6 +10,8 @@
     pieces = model.stream("It was a bright cold day", stop=".")
     perplexity = model.score("It was a bright cold day in April.").perplexity
     session = model.session()
+    likeliest = model.inspect("It was a bright cold day").next_tokens(5)
+    layers = model.lens("It was a bright cold day")
     print(runtime.doctor())
 
 What can be raised, all the way down:
@@ -29,10 +31,13 @@ __all__ = [
     "BundleError",
     "Completion",
     "GenerationOptions",
+    "Inspection",
+    "Lens",
     "Model",
     "Score",
     "Session",
     "Stream",
+    "Summary",
     "TokenLogprob",
     "complete",
     "doctor",
@@ -45,10 +50,13 @@ if not started_as_command():  # a command says the same in one line, without a t
 from runtime.completion import Completion
 from runtime.default_model import complete
 from runtime.diagnosis import doctor
+from runtime.inspection import Inspection
+from runtime.lens import Lens
 from runtime.loading import load
 from runtime.logprobs import TokenLogprob
 from runtime.model import Model
 from runtime.scoring import Score
 from runtime.settings import GenerationOptions
 from runtime.stream import Stream
+from runtime.summary import Summary
 from runtime.text_session import Session

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from runtime.manifest import Architecture
 from runtime.options import check_count
 from runtime.reference_session import ReferenceSession
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float32]
 OUTPUTS = ("logits", "hidden_states", "attentions")
@@ -81,6 +84,34 @@ class Inspection:
         probabilities = exponentials / exponentials.sum()
         return [NextToken(self.pieces.piece(token), token, float(probabilities[token])) for token in likeliest]
 
+    def plot_attention(self, layer: int, head: int) -> "Figure":
+        """One head's map: queries down, keys across. A matplotlib figure, neither shown nor saved.
+
+        Raises:
+            ImportError: matplotlib, the extra `plot`, is not installed.
+            ValueError: A layer or head that is not there, or attentions were not asked for.
+        """
+        from runtime import plots
+
+        self._check_attentions("plot_attention")
+        return plots.plot_attention(self.attention(layer, head), self.tokens, layer, head)
+
+    def plot_overview(self) -> "Figure":
+        """All maps as tiles: layers down, heads across. A matplotlib figure, neither shown nor saved.
+
+        Raises:
+            ImportError: matplotlib, the extra `plot`, is not installed.
+            ValueError: Attentions were not asked for.
+        """
+        from runtime import plots
+
+        self._check_attentions("plot_overview")
+        return plots.plot_overview(self.attentions, self.layers)
+
+    def _check_attentions(self, method: str) -> None:
+        if not self.layers:
+            raise ValueError(f"{method} needs attentions; ask for them: inspect(text, outputs=['attentions'])")
+
 
 def inspect_ids(
     session: ReferenceSession,
@@ -92,25 +123,24 @@ def inspect_ids(
     layers: Sequence[int],
 ) -> Inspection:
     """Run the reference graph over ids, fetching what is wanted."""
-    states = [f"hidden_states.{layer}" for layer in range(architecture.n_layer + 1)] if OUTPUTS[1] in outputs else []
-    maps = [f"attentions.{layer}" for layer in layers] if OUTPUTS[2] in outputs else []
-    logits = [OUTPUTS[0]] if OUTPUTS[0] in outputs else []
-    found = session.run(np.array([token_ids]), outputs=[*logits, *states, *maps])
-    length = len(token_ids)
+    length, sizes = len(token_ids), architecture
+    logits = np.zeros((length if OUTPUTS[0] in outputs else 0, sizes.vocab_size), np.float32)
+    states = np.zeros((sizes.n_layer + 1 if OUTPUTS[1] in outputs else 0, length, sizes.n_embd), np.float32)
+    chosen = tuple(layers) if OUTPUTS[2] in outputs else ()
+    maps = np.zeros((len(chosen), sizes.n_head, length, length), np.float32)
+    places = {"logits": logits} if logits.size else {}
+    places |= {f"hidden_states.{layer}": state for layer, state in enumerate(states)}
+    places |= {f"attentions.{layer}": heads for layer, heads in zip(chosen, maps, strict=True)}
+    session.read(token_ids, places)
     return Inspection(
         tokens=tuple(map(pieces.piece, token_ids)),
         token_ids=tuple(token_ids),
-        logits=found["logits"][0] if logits else np.empty((0, architecture.vocab_size), np.float32),
-        hidden_states=stack([found[name] for name in states], (0, length, architecture.n_embd)),
-        attentions=stack([found[name] for name in maps], (0, architecture.n_head, length, length)),
-        layers=tuple(layers) if maps else (),
+        logits=logits,
+        hidden_states=states,
+        attentions=maps,
+        layers=chosen,
         pieces=pieces,
     )
-
-
-def stack(arrays: Sequence[Floats], empty: tuple[int, ...]) -> Floats:
-    """One array of those of the only row of a batch."""
-    return np.stack([array[0] for array in arrays]) if arrays else np.empty(empty, np.float32)
 
 
 def check_outputs(value: object) -> tuple[str, ...]:

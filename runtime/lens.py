@@ -78,13 +78,15 @@ def lens_ids(
     progress: Callable[[int], object],
 ) -> Lens:
     """Look through the lens at ids; `progress` hears of each layer."""
-    names = [f"hidden_states.{layer}" for layer in range(architecture.n_layer)]  # the last one is normed already
-    found = reference.run(np.array([token_ids]), outputs=["logits", *names])
-    logits = found["logits"][0]
+    length, sizes = len(token_ids), architecture
+    logits = np.zeros((length, sizes.vocab_size), np.float32)
+    states = np.zeros((sizes.n_layer, length, sizes.n_embd), np.float32)  # the last one is normed already
+    places = {f"hidden_states.{layer}": state for layer, state in enumerate(states)}
+    reference.read(token_ids, {"logits": logits, **places})
     answers: NDArray[np.int64] = logits.argmax(axis=1)
     readings = []
-    for name in names:
-        readings.append(session.read_states(found[name][0], answers, k))
+    for state in states:
+        readings.append(session.read_states(state, answers, k))
         progress(1)
     readings.append(session.read_logits(logits, answers, k))
     progress(1)

@@ -229,7 +229,7 @@ class Model:
 
         Example:
             >>> lens = model.lens("It was a bright cold day", k=3)
-            >>> lens.next_tokens(layer=2, position=0)[0].token_id == lens.top_ids[2, 0, 0]
+            >>> lens.next_tokens(layer=2, position=0)[0].token_id == int(lens.top_ids[2, 0, 0])
             True
             >>> bool((lens.ranks[-1] == 1).all())
             True

@@ -1,6 +1,6 @@
 """The reference graph: every logit, hidden state, attention map, key and value, as PyTorch returns them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,9 @@ from runtime.device.placement import CPU, Placement
 from runtime.manifest import Architecture
 from runtime.session import make_session
 
-Arrays = Mapping[str, NDArray[np.float32]]
+Floats = NDArray[np.float32]
+Arrays = Mapping[str, Floats]
+MAPS_BYTES = 2**25  # of attention maps that a run may make
 
 
 class ReferenceSession:
@@ -30,14 +32,14 @@ class ReferenceSession:
         attention_mask: NDArray[np.int64] | None = None,
         past: Arrays | None = None,
         outputs: Sequence[str] | None = None,
-    ) -> dict[str, NDArray[np.float32]]:
+    ) -> dict[str, Floats]:
         """Outputs by name.
 
         Args:
             input_ids: [B, S].
             attention_mask: [B, P+S], 0 where a row is padded on its left; all ones by default.
             past: `present.N.key` and `.value` [B, H, P, D] of the run before; empty by default.
-            outputs: Names of those wanted; all by default. What nobody wants is dropped as soon as it was of use.
+            outputs: Names of those wanted; all by default. The rest is made and held until the run ends, too.
 
         Returns:
             `logits` [B, S, V], `present.N.key` and `.value` [B, H, P+S, D], `hidden_states.N` [B, S, C] and
@@ -56,6 +58,28 @@ class ReferenceSession:
         wanted = self._outputs if outputs is None else list(outputs)
         return dict(zip(wanted, self._session.run(wanted, feed), strict=True))
 
+    def read(self, token_ids: Sequence[int], places: Arrays) -> None:
+        """Write outputs of one text of S tokens to their places.
+
+        A long text is read in parts, each behind the keys and values of those before it, because every run makes the
+        maps of all layers.
+
+        Args:
+            token_ids: S ids.
+            places: Zeros for what is wanted: `logits` [S, V], `hidden_states.N` [S, C], `attentions.N` [H, S, S].
+        """
+        ids, past = np.array([token_ids]), self._empty_past(1)
+        for rows in self._parts(len(token_ids)):
+            found = self.run(ids[:, rows], past=past, outputs=[*places, *past])
+            for name, place in places.items():
+                write_rows(place, found[name][0], rows)
+            past = {name: found[name] for name in past}
+
+    def _parts(self, length: int) -> Iterator[slice]:
+        row = 4 * self._architecture.n_layer * self._architecture.n_head * length
+        most = max(1, MAPS_BYTES // row)
+        return (slice(start, min(start + most, length)) for start in range(0, length, most))
+
     def _renamed(self, past: Arrays) -> Arrays:
         names = (self._architecture.cache_names(prefix) for prefix in ("past_key_values", "present"))
         return {name: past[present] for name, present in zip(*names, strict=True)}
@@ -63,6 +87,14 @@ class ReferenceSession:
     def _empty_past(self, batch: int) -> Arrays:
         empty = np.zeros((batch, self._architecture.n_head, 0, self._architecture.head_size), np.float32)
         return dict.fromkeys(self._architecture.cache_names("present"), empty)
+
+
+def write_rows(place: Floats, found: Floats, rows: slice) -> None:
+    """Rows [n, …] of a text to [S, …]; or of its maps, [H, n, rows.stop], to [H, S, S]."""
+    if found.ndim == 3:
+        place[:, rows, : rows.stop] = found
+    else:
+        place[rows] = found
 
 
 def position_ids(attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:

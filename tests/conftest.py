@@ -42,6 +42,25 @@ def precise_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def run_notebook(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Any]:
+    """Run the notebook beside a bundle, which takes the place of the shipped checkpoint's; needs nbclient."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    def run(bundle: Path) -> Any:
+        folder = tmp_path_factory.mktemp("notebook")
+        (folder / "examples").mkdir()
+        (folder / "models").mkdir()
+        (folder / "models" / "novelist-onnx").symlink_to(bundle)
+        book = nbformat.read(ROOT / "examples" / "inside_gpt2.ipynb", as_version=4)
+        resources = {"metadata": {"path": str(folder / "examples")}}
+        NotebookClient(book, timeout=300, resources=resources).execute()
+        return book
+
+    return run
+
+
 TINY = {"vocab_size": 8192, "n_positions": 96, "n_embd": 32, "n_layer": 3, "n_head": 4}
 
 

@@ -4,17 +4,25 @@ import numpy as np
 import pytest
 
 import runtime
+from runtime.reference_session import ReferenceSession
 
 TEXTS = ["He opened the letter slowly and", "It", "In the year 1897 the city of London was asleep; nobody heard him."]
 
 
+def split(length, rows):
+    return [slice(start, min(start + rows, length)) for start in range(0, length, rows)]
+
+
+@pytest.mark.parametrize("rows", [None, 4], ids=["at once", "four rows at a time"])
 @pytest.mark.parametrize(
     "changes",
     [{}, {"scale_attn_by_inverse_layer_idx": True, "activation_function": "gelu"}, {"tie_word_embeddings": False}],
     ids=str,
 )
-def test_every_array_is_pytorchs(make_pair, pytorch, names, changes):
+def test_every_array_is_pytorchs(make_pair, pytorch, names, monkeypatch, changes, rows):
     pair = make_pair(**changes)
+    if rows:
+        monkeypatch.setattr(ReferenceSession, "_parts", lambda _, length: split(length, rows))
     model = runtime.load(pair.bundle, device="cpu", threads=1, verify=False)
     for text, seen in zip(TEXTS, model.inspect(TEXTS), strict=True):
         truth = names(pytorch(pair.truth, np.array([pair.tokenizer(text)["input_ids"]])))

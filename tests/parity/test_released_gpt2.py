@@ -1,6 +1,7 @@
 """Known facts of the released gpt2, where its weights are cached or can be reached."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,20 @@ def test_shapes_and_the_attention_of_layer_0_head_11(gpt2):
     expected = np.zeros((7, 7))
     expected[np.tril_indices(7)] = [float(number) for number in HEAD.split()]
     np.testing.assert_allclose(outputs["attentions.0"][0, 11], expected, atol=5.1e-5)  # printed with four places
+
+
+def test_the_notebook_says_what_is_known(gpt2, run_notebook):
+    cells = [cell for cell in run_notebook(gpt2).cells if cell.cell_type == "code"]
+    said = "".join(part.get("text", "") for cell in cells for part in cell.outputs)
+    assert [line.split()[0] for line in said.splitlines()[: len(IDS)]] == list(map(str, IDS))
+    shapes = ["(7, 50257)", "(13, 7, 768)", "(12, 12, 7, 7)"]
+    counts = ["38,597,376", "786,432", "2,362,368", "1,771,776", "590,592", "4,722,432", "124,439,808", "' way'"]
+    assert [fact for fact in (*shapes, *counts) if fact not in said] == []
+    rows = [list(map(float, row.split())) for row in re.findall(r"\[+([\d. ]+)\]", said)]
+    known = [list(map(float, row.split())) for row in HEAD.split("\n") if row.strip()]
+    assert len(rows) == len(known)
+    for row, expected in zip(rows, known, strict=True):
+        assert np.allclose(row, [*expected, *[0.0] * (7 - len(expected))], rtol=0, atol=1.1e-4)
 
 
 def test_parameters_by_module(gpt2):

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import importlib.util
 import inspect
 import os
 import pkgutil
@@ -15,8 +16,11 @@ CLASSES = (runtime.Model, runtime.Session)
 
 
 def modules():
+    """All that can be imported here: the pictures need the extra `plot`."""
     names = [found.name for found in pkgutil.walk_packages(runtime.__path__, "runtime.")]
-    return [runtime, *(importlib.import_module(name) for name in names if not name.endswith("__main__"))]
+    pictures = () if importlib.util.find_spec("matplotlib") else ("runtime.plots",)
+    wanted = [name for name in names if not name.endswith("__main__") and not name.startswith(pictures)]
+    return [runtime, *map(importlib.import_module, wanted)]
 
 
 def documented():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import runtime
+import runtime.reference_session
 from runtime.errors import BundleError
 
 TEXT = "The old house stood at the end of the lane, and"
@@ -95,6 +96,21 @@ def test_a_text_of_the_whole_context_is_seen(model, sizes):
     length = len(model.encode(text))
     assert sizes["n_positions"] - 2 <= length <= sizes["n_positions"]
     assert model.inspect(text, outputs=["logits"]).logits.shape[0] == length
+
+
+def test_a_long_text_is_read_in_parts_and_gives_the_same(seen, model, sizes, monkeypatch):
+    """Every run makes all maps: of at most three rows here."""
+    tokens, lengths = len(seen.token_ids), []
+    reference = model._inspector.reference()
+    run = reference.run
+    monkeypatch.setattr(runtime.reference_session, "MAPS_BYTES", 3 * 4 * sizes["n_layer"] * sizes["n_head"] * tokens)
+    monkeypatch.setattr(reference, "run", lambda ids, **given: (lengths.append(ids.shape[1]), run(ids, **given))[1])
+    parts = model.inspect(TEXT)
+    assert lengths == [3] * (tokens // 3) + [tokens % 3] * (tokens % 3 > 0)
+    for name in ("logits", "hidden_states", "attentions"):
+        assert np.allclose(getattr(parts, name), getattr(seen, name), rtol=1e-4, atol=1e-4)
+    assert np.abs(parts.attentions - seen.attentions).max() < 1e-6
+    assert not np.triu(parts.attentions, 1).any()
 
 
 @pytest.mark.parametrize(

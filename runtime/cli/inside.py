@@ -1,0 +1,84 @@
+"""What `inspect` prints: as a table for people, as a dictionary for programs."""
+
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.lens import Lens
+from runtime.manifest import Architecture
+
+SHOWN_TOKENS = 12  # of a long text, the last ones
+
+
+class Map(NamedTuple):
+    """One head's attentions [S, S]."""
+
+    layer: int
+    head: int
+    weights: NDArray[np.float32]
+
+
+def report(lens: Lens, sizes: Architecture) -> str:
+    """The shapes of what can be had, and what each layer would say behind the last token."""
+    last = len(lens.tokens) - 1
+    shapes = [f"{name:<15}{shape}" for name, shape in shapes_of(len(lens.tokens), sizes).items()]
+    rows = [["layer", "rank"], *layer_rows(lens, last)]
+    title = f"What each layer finds likeliest behind {lens.tokens[last]!r}, and the rank of {answer(lens, last)} in it:"
+    return "\n".join([shown_tokens(lens.tokens), "", *shapes, "", title, "", *aligned(rows)])
+
+
+def shapes_of(length: int, sizes: Architecture) -> dict[str, list[int]]:
+    return {
+        "logits": [length, sizes.vocab_size],
+        "hidden_states": [sizes.n_layer + 1, length, sizes.n_embd],
+        "attentions": [sizes.n_layer, sizes.n_head, length, length],
+    }
+
+
+def shown_tokens(tokens: Sequence[str]) -> str:
+    left_out = f"… {len(tokens) - SHOWN_TOKENS} more … " if len(tokens) > SHOWN_TOKENS else ""
+    count = f"{len(tokens)} token{'s' if len(tokens) > 1 else ''}"
+    return f"{count}: {left_out}{' '.join(map(repr, tokens[-SHOWN_TOKENS:]))}"
+
+
+def answer(lens: Lens, position: int) -> str:
+    return repr(lens.pieces.piece(int(lens.answers[position])))
+
+
+def layer_rows(lens: Lens, position: int) -> Iterator[list[str]]:
+    """From the model's own output down to the embedding."""
+    last = len(lens.ranks) - 1
+    names = {0: "embedding", last: "output"}
+    for layer in range(last, -1, -1):
+        likely = [f"{each.text!r} {each.probability:.1%}" for each in lens.next_tokens(layer, position)]
+        yield [names.get(layer, str(layer)), f"{lens.ranks[layer, position]:,}", *likely]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns two spaces apart; the ranks, which are numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    for name, rank, *cells in rows:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths[2:], strict=False)]
+        yield "  ".join([name.ljust(widths[0]), rank.rjust(widths[1]), *padded]).rstrip()
+
+
+def as_dict(lens: Lens, chosen: Map | None) -> dict[str, Any]:
+    """Layers from the embedding to the output, and in each what it says behind every token."""
+    layers, positions = lens.ranks.shape
+    said = [[lens_place(lens, layer, position) for position in range(positions)] for layer in range(layers)]
+    found: dict[str, Any] = {"tokens": lens.tokens, "token_ids": lens.token_ids, "layers": said}
+    if chosen:
+        found["attention"] = {"layer": chosen.layer, "head": chosen.head, "weights": chosen.weights.tolist()}
+    return found
+
+
+def lens_place(lens: Lens, layer: int, position: int) -> dict[str, Any]:
+    return {
+        "next_tokens": [each._asdict() for each in lens.next_tokens(layer, position)],
+        "answer": int(lens.answers[position]),
+        "answer_rank": int(lens.ranks[layer, position]),
+        "answer_probability": float(lens.answer_probabilities[layer, position]),
+    }

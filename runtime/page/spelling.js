@@ -1,0 +1,38 @@
+// Tokens as they are, with what cannot be seen made visible. The characters themselves stay in the page, to be found
+// and copied; their signs are drawn by the style.
+
+const UNSEEN = /[\p{C}\p{Z}]/u;
+const SIGNS = { " ": "·", "\n": "↵", "\t": "⇥" };
+
+function signOf(character) {
+  return SIGNS[character] ?? `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+}
+
+function unseen(character) {
+  const element = document.createElement("span");
+  element.className = character === " " ? "sign space" : character in SIGNS ? "sign" : "sign code";
+  element.dataset.sign = signOf(character);
+  element.textContent = character;
+  return element;
+}
+
+function spell(element, token) {
+  const parts = token.split(/([\p{C}\p{Z}])/u).filter(Boolean);
+  element.replaceChildren(...parts.map((part) => (UNSEEN.test(part) ? unseen(part) : part)));
+  return element;
+}
+
+/** For labels and plain sentences. */
+function spelled(token) {
+  return Array.from(token, (character) => (UNSEEN.test(character) ? signOf(character) : character)).join("");
+}
+
+function quoted(token) {
+  return `“${spelled(token)}”`;
+}
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}

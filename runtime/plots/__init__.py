@@ -1,0 +1,12 @@
+"""Pictures of what a model computes, as matplotlib's figures; needs the extra `plot`."""
+
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError('pictures need matplotlib; install it: pip install "gpt2-onnx[plot]"') from error
+
+from runtime.plots.attention import plot_attention
+from runtime.plots.lens import plot_lens
+from runtime.plots.overview import plot_overview
+
+__all__ = ["plot_attention", "plot_lens", "plot_overview"]

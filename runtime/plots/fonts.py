@@ -1,0 +1,27 @@
+"""The one family that matplotlib brings along, whatever the user's settings: its glyphs and their widths are known."""
+
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.textpath import text_to_path
+
+POINTS = 72  # an inch
+HINTING = 1.04  # on screen glyphs are moved to whole pixels, which can widen a text
+
+
+def font_of(weight: str) -> FontProperties:
+    """By its file, which no setting redirects."""
+    return FontProperties(fname=findfont(FontProperties(family="DejaVu Sans", weight=weight)))
+
+
+REGULAR, BOLD = font_of("normal"), font_of("bold")
+
+
+def has_glyph(character: str) -> bool:
+    return all(get_font(str(font.get_file())).get_char_index(ord(character)) for font in (REGULAR, BOLD))
+
+
+def text_width(text: str, size: float, font: FontProperties = REGULAR) -> float:
+    """In inches."""
+    sized = font.copy()
+    sized.set_size(size)
+    width: float = text_to_path.get_text_width_height_descent(text, sized, ismath=False)[0]
+    return width / POINTS * HINTING

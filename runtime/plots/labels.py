@@ -1,0 +1,71 @@
+"""Tokens as labels: spaces visible, what cannot be drawn as escapes, and never too long."""
+
+import unicodedata
+from collections.abc import Iterator
+from itertools import groupby
+
+from runtime.plots.fonts import has_glyph
+
+MARKS = {" ": "·", "\n": "↵", "\t": "⇥"}
+LONG_RUN = 4  # of one mark; longer ones are counted
+STEPS = (1, 2, 5)  # and their tenfolds: readers count in them
+
+
+def label(token: str, most: int) -> str:
+    """`token` in at most so many characters, on one line."""
+    parts = list(visible(token))
+    if len("".join(parts)) <= most:
+        return "".join(parts)
+    kept = ""
+    for part in parts:  # an escape is kept whole or not at all
+        if len(kept + part) >= most:
+            break
+        kept += part
+    return f"{kept}…"
+
+
+def visible(token: str) -> Iterator[str]:
+    """Its characters, each as something that can be seen."""
+    for character, run in groupby(token):
+        count = len(tuple(run))
+        if character in MARKS and count > LONG_RUN:
+            yield f"{MARKS[character]}×{count}"
+        else:
+            yield from [MARKS.get(character) or drawable(character)] * count
+
+
+def drawable(character: str) -> str:
+    """Itself, or an escape: of a mark of ours, of what has no glyph, and of what would join or turn its neighbours."""
+    joins = unicodedata.category(character)[0] == "M"
+    if character.isprintable() and has_glyph(character) and not joins and character not in MARKS.values():
+        return character
+    return escaped(character)
+
+
+def escaped(character: str) -> str:
+    r"""As Python writes it; from U+0080 up never as \xNN, which stands for a byte."""
+    code = ord(character)
+    return f"\\u{code:04x}" if 0x80 <= code < 0x100 else character.encode("unicode_escape").decode()
+
+
+def label_step(fitting: float) -> int:
+    """The least of 1, 2, 5, 10, 20 and so on that is at least `fitting`."""
+    tens = 1
+    while True:
+        for step in STEPS:
+            if step * tens >= fitting:
+                return step * tens
+        tens *= 10
+
+
+def thinned(count: int, step: int) -> str:
+    """What a reader must know of labels that are left out; nothing where none is."""
+    return "" if step == 1 else f"; of {counted(count)} every {ordinal(step)} is named, from the first"
+
+
+def counted(count: int) -> str:
+    return f"{count:,} token{'' if count == 1 else 's'}"
+
+
+def ordinal(number: int) -> str:
+    return f"{number}{'nd' if number == 2 else 'th'}"

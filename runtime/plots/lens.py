@@ -1,0 +1,144 @@
+"""What each layer would say next, at every position."""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from runtime.plots.colours import ACCENT, FAINT, PAPER, ink_on
+from runtime.plots.fonts import BOLD, REGULAR, text_width
+from runtime.plots.labels import counted, label
+from runtime.plots.sheet import HEADER, MARGIN, SMALL, draw_image, make_sheet, write, write_in
+
+POSITIONS, MANY = 16, 512  # in a panel; twice as many of over 512, and so on
+CELL_HEIGHT, LEAST_WIDTH = 0.22, 0.5  # inches
+SIZE = 8  # points
+LONGEST = 12  # characters of a token
+HEAD, POSITION, TOKEN = 0.4, 0.27, 0.09  # inches above a panel: the room, and the lines in it
+APART = 0.3  # between two panels
+SPACE = 0.1
+PADDING = 0.2  # beside the longest text of a cell, of which a bar takes some
+INSET = 0.47  # of a bar from the middle, in parts of a cell's width
+GAP, BAR = 1.5, 2.5  # points
+
+
+class Pieces(Protocol):
+    """Knows the text of an id."""
+
+    def piece(self, token_id: int) -> str: ...
+
+
+class Lens(Protocol):
+    """What is drawn of a `runtime.lens.Lens` of S positions."""
+
+    @property
+    def tokens(self) -> tuple[str, ...]: ...
+    @property
+    def top_ids(self) -> NDArray[np.int64]: ...
+    @property
+    def probabilities(self) -> NDArray[np.float32]: ...
+    @property
+    def answers(self) -> NDArray[np.int64]: ...
+    @property
+    def pieces(self) -> Pieces: ...
+
+
+class Table(NamedTuple):
+    """What the cells show: layers down, the last one on top, and positions across."""
+
+    tokens: list[str]
+    layers: list[str]
+    answers: list[list[str]]
+    probabilities: NDArray[np.float32]
+    final: NDArray[np.bool_]
+
+
+def plot_lens(lens: Lens) -> Figure:
+    """As a table of layers by positions, in panels below one another where there are many positions."""
+    table = read(lens)
+    spans, cell = panels(len(table.tokens)), cell_width(table)
+    room = SPACE + max(text_width(name, SIZE) for name in table.layers)
+    height = CELL_HEIGHT * len(table.layers)
+    sheet = make_sheet(
+        f"What each layer would say next, over {counted(len(table.tokens))}",
+        "The likeliest next token by each layer’s hidden state; bold with an orange bar: already the final answer",
+        "probability in %, square-root scale",
+        room + cell * len(spans[0]),
+        (HEAD + height) * len(spans) + APART * (len(spans) - 1),
+    )
+    for number, span in enumerate(spans):
+        top = HEADER + HEAD + number * (HEAD + height + APART)
+        draw_panel(sheet, table, span, left=MARGIN + room, top=top, cell=cell)
+    return sheet
+
+
+def read(lens: Lens) -> Table:
+    found = lens.top_ids[::-1, :, 0]
+    pieces = {token: label(lens.pieces.piece(token), LONGEST) for token in np.unique(found).tolist()}
+    between = [f"layer {number}" for number in range(len(found) - 2, 0, -1)]
+    return Table(
+        tokens=[label(token, LONGEST) for token in lens.tokens],
+        layers=["output", *between, "embedding"],
+        answers=[[pieces[token] for token in row] for row in found.tolist()],
+        probabilities=lens.probabilities[::-1, :, 0],
+        final=found == lens.answers,
+    )
+
+
+def cell_width(table: Table) -> float:
+    """So that the longest text fits."""
+    texts = {*table.tokens, *(text for row in table.answers for text in row)}
+    return max(LEAST_WIDTH, PADDING + max(text_width(text, SIZE, BOLD) for text in texts))
+
+
+def panels(count: int) -> list[range]:
+    """Positions by panel, as many in each as in the others, or nearly."""
+    most = POSITIONS * -(-count // MANY)
+    width = -(-count // -(-count // most))
+    return [range(first, min(first + width, count)) for first in range(0, count, width)]
+
+
+def draw_panel(sheet: Figure, table: Table, span: range, *, left: float, top: float, cell: float) -> None:
+    values = table.probabilities[:, span.start : span.stop]
+    width, height = cell * len(span), CELL_HEIGHT * len(table.layers)
+    panel = draw_image(sheet, values, left=left, top=top, width=width, height=height)
+    write_answers(panel, table, span, ink_on(values))
+    mark(panel, table.final[:, span.start : span.stop])
+    write_positions(sheet, table, span, left=left, top=top, cell=cell)
+    for row, name in enumerate(table.layers):
+        write(sheet, left - SPACE, top + (row + 0.5) * CELL_HEIGHT, name, size=SIZE, ha="right", va="center")
+
+
+def write_positions(sheet: Figure, table: Table, span: range, *, left: float, top: float, cell: float) -> None:
+    """Above a panel, and the tokens that stand there."""
+    numbers, tokens = top - POSITION, top - TOKEN
+    write(sheet, left - SPACE, numbers, "position", size=SMALL, colour=FAINT, ha="right", va="baseline")
+    write(sheet, left - SPACE, tokens, "token", size=SMALL, colour=FAINT, ha="right", va="baseline")
+    for column, position in enumerate(span):
+        middle = left + (column + 0.5) * cell
+        write(sheet, middle, numbers, str(position), size=SMALL, colour=FAINT, ha="center", va="baseline")
+        write(sheet, middle, tokens, table.tokens[position], size=SIZE, font=BOLD, ha="center", va="baseline")
+
+
+def write_answers(panel: Axes, table: Table, span: range, colours: NDArray[np.str_]) -> None:
+    for row, answers in enumerate(table.answers):
+        for column, position in enumerate(span):
+            font = BOLD if table.final[row, position] else REGULAR
+            write_in(panel, column, row, answers[position], size=SIZE, colour=str(colours[row, column]), font=font)
+
+
+def mark(panel: Axes, final: NDArray[np.bool_]) -> None:
+    """White lines between the cells, and a bar along those of the final answer, which join to one line."""
+    rows, columns = final.shape
+    across = [[(-0.5, row - 0.5), (columns - 0.5, row - 0.5)] for row in range(1, rows)]
+    down = [[(column - 0.5, -0.5), (column - 0.5, rows - 0.5)] for column in range(1, columns)]
+    bars = [[(column - INSET, row - 0.5), (column - INSET, row + 0.5)] for row, column in np.argwhere(final)]
+    panel.add_collection(lines([*across, *down], PAPER, GAP), autolim=False)
+    panel.add_collection(lines(bars, ACCENT, BAR), autolim=False)
+
+
+def lines(segments: list[list[tuple[float, float]]], colour: str, width: float) -> LineCollection:
+    return LineCollection(segments, colors=colour, linewidths=width, capstyle="butt", antialiaseds=True)

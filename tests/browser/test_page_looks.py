@@ -1,0 +1,103 @@
+"""How a page looks and what it costs: contrast in both themes, widths, sizes, changes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from runtime.page import make_page
+
+AA = 4.5
+COLOURS = """
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    const found = {};
+    while (walker.nextNode()) {
+        const [text, element] = [walker.currentNode.data.trim(), walker.currentNode.parentElement];
+        if (!text || !element.checkVisibility() || element.closest("script, noscript, .sign")) continue;
+        const fill = each => getComputedStyle(each).backgroundColor;
+        let ground = element;
+        while (fill(ground) === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
+        const pair = [getComputedStyle(element).color, fill(ground)];
+        found[pair] = [...pair, text];
+    }
+    return Object.values(found)"""
+PIXELS = """return ["thumbnails", "map-weights"].map(id =>
+    [...document.getElementById(id).getContext("2d").getImageData(5, 9, 1, 1).data])"""
+CHANGES = """
+    const [selector, act] = arguments;
+    const all = [...document.querySelectorAll(selector)];
+    const observer = new MutationObserver(() => {});
+    observer.observe(document, {subtree: true, childList: true, attributes: true, characterData: true});
+    return Array.from({length: 20}, (_, i) => {
+        all[(i * 37) % all.length].dispatchEvent(new PointerEvent(act, {bubbles: true}));
+        return observer.takeRecords().length;
+    })"""
+
+
+@pytest.fixture
+def contrast(luminance):
+    """WCAG 2's."""
+
+    def ratio(one, other):
+        lights = sorted((luminance(one), luminance(other)))
+        return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+    return ratio
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_all_text_has_the_contrast_of_wcag_aa(show, html, luminance, contrast, theme):
+    page = show(html, theme=theme)
+    page.choose(2, 3)
+    pairs = page.run(COLOURS)
+    assert len(pairs) > 20
+    assert [pair for pair in pairs if contrast(*pair[:2]) < AA] == []
+    assert (luminance(page.fills("body")[0]) < 0.1) == (theme == "dark")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_shade_of_the_scale_bears_text(show, imagined, contrast, theme):
+    """Probabilities from 0 to 1 in the lens table, so that all of the ramp is under text."""
+    inspection, lens = imagined(256, layers=1, heads=1)
+    share = (np.arange(256) / 255) ** 2
+    chances = np.broadcast_to(share[None, :, None], lens.probabilities.shape).astype(np.float32)
+    page = show(make_page(inspection, dataclasses.replace(lens, probabilities=chances), model="ramp"), theme=theme)
+    pairs = page.run(COLOURS)
+    assert len({ground for _, ground, _ in pairs}) > 200
+    assert [pair for pair in pairs if contrast(*pair[:2]) < AA] == []
+
+
+def test_a_change_of_theme_redraws_the_maps(show, html):
+    dark = show(html, theme="dark").run(PIXELS)
+    page = show(html, theme="light")
+    light = page.run(PIXELS)
+    assert all(one != other for one, other in zip(light, dark, strict=True))
+    for theme, expected in (("dark", dark), ("light", light)):
+        page.theme(theme)
+        page.within(lambda expected=expected: page.run(PIXELS) == expected)
+
+
+@pytest.mark.parametrize("width", [320, 400, 800, 1180, 1600])
+def test_no_window_scrolls_sideways(show, html, width):
+    page = show(html, size=(width, 800))
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    outside = """return [...document.querySelectorAll("section")].filter(part =>
+        part.getBoundingClientRect().right > innerWidth || part.scrollWidth > part.clientWidth).map(part => part.id)"""
+    assert page.run(outside) == []
+
+
+@pytest.mark.parametrize(("selector", "act"), [("#tokens [role=option]", "pointerover"), ("[role=gridcell]", "click")])
+def test_an_event_changes_tokens_and_lists_and_nothing_of_the_other_heads(show, imagined, selector, act):
+    """300 tokens of GPT-2 small; how long that takes is benchmarks/page.py's to say.
+
+    Two changes of colour a token, six for each of five guesses in a layer and two for its answer, eight for each of the
+    ten strongest, and a few dozen for what is chosen.
+    """
+    page = show(make_page(*imagined(300), model="imagined"))
+    most = 2 * 300 + 13 * (6 * 5 + 2) + 8 * 10 + 48
+    changes = page.run(CHANGES, selector, act)
+    assert 0 < max(changes) <= most
+
+
+def test_100_tokens_of_gpt2_small_are_less_than_2_megabytes(imagined):
+    assert len(make_page(*imagined(100), model="imagined").encode()) < 2e6
