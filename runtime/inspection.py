@@ -33,7 +33,7 @@ class NextToken(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Inspection:
     """A text of S tokens as the model saw it. Arrays that were not asked for are empty.
 
@@ -54,6 +54,11 @@ class Inspection:
     attentions: Floats
     layers: tuple[int, ...]
     pieces: Pieces
+
+    def __repr__(self) -> str:
+        names = [name for name in OUTPUTS if getattr(self, name).size]
+        shapes = ", ".join(f"{name} {list(getattr(self, name).shape)}" for name in names)
+        return f"<Inspection of {len(self.tokens)} tokens: {shapes}>"
 
     def attention(self, layer: int, head: int) -> Floats:
         """One head's map [S, S].

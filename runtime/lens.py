@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Lens:
     """A text of S tokens, and what each layer's hidden state would predict behind each of them.
 
@@ -42,6 +42,10 @@ class Lens:
     ranks: NDArray[np.int64]
     answer_probabilities: NDArray[np.float32]
     pieces: Pieces
+
+    def __repr__(self) -> str:
+        layers, positions, k = self.top_ids.shape
+        return f"<Lens over {positions} tokens: the {k} likeliest in each of {layers} layers>"
 
     def next_tokens(self, layer: int, position: int) -> list[NextToken]:
         """What a layer predicts behind a position, the likeliest first.

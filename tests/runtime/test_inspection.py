@@ -31,6 +31,17 @@ def test_everything_has_its_shape(seen, sizes):
     assert seen.layers == tuple(range(layers))
 
 
+def test_it_is_shown_by_its_shapes(seen, model, sizes):
+    tokens = len(seen.token_ids)
+    shapes = [
+        f"logits {[tokens, sizes['vocab_size']]}",
+        f"hidden_states {[sizes['n_layer'] + 1, tokens, sizes['n_embd']]}",
+        f"attentions {[sizes['n_layer'], sizes['n_head'], tokens, tokens]}",
+    ]
+    assert repr(seen) == f"<Inspection of {tokens} tokens: {', '.join(shapes)}>"
+    assert repr(model.inspect(TEXT, outputs="logits")) == f"<Inspection of {tokens} tokens: {shapes[0]}>"
+
+
 def test_rows_of_attention_sum_to_one_and_look_back_alone(seen):
     assert np.abs(seen.attentions.sum(-1) - 1).max() < 1e-6
     assert not np.triu(seen.attentions, 1).any()

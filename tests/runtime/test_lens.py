@@ -34,6 +34,11 @@ def test_everything_has_its_shape(lens, model, sizes):
     assert list(lens.token_ids) == model.encode(TEXT)
 
 
+def test_it_is_shown_in_a_line(lens, sizes):
+    layers, tokens = sizes["n_layer"] + 1, len(lens.tokens)
+    assert repr(lens) == f"<Lens over {tokens} tokens: the {K} likeliest in each of {layers} layers>"
+
+
 def test_the_last_layer_is_the_models_own_output(lens, logits):
     assert np.array_equal(lens.top_ids[-1], np.argsort(-logits, axis=1, kind="stable")[:, :K])
     assert np.array_equal(lens.answers, logits.argmax(axis=1))
