@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.manifest import Architecture
 from runtime.options import check_count
+from runtime.pieces import NextToken, Pieces
 from runtime.reference_session import ReferenceSession
 
 if TYPE_CHECKING:
@@ -16,21 +17,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 OUTPUTS = ("logits", "hidden_states", "attentions")
-
-
-class Pieces(Protocol):
-    """Knows the text of an id."""
-
-    def piece(self, token_id: int) -> str:
-        """One id's text; bytes that make no character by themselves as \\xNN."""
-
-
-class NextToken(NamedTuple):
-    """What may come next."""
-
-    text: str
-    token_id: int
-    probability: float
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -150,12 +136,10 @@ def inspect_ids(
 
 def check_outputs(value: object) -> tuple[str, ...]:
     """Some of `OUTPUTS`, at least one."""
-    wanted = tuple(value) if isinstance(value, list | tuple) else (value,)
-    for name in wanted:
+    wanted = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    for name in wanted or ("none",):
         if name not in OUTPUTS:
             raise ValueError(f"outputs must be some of {', '.join(map(repr, OUTPUTS))}, got {name!r}")
-    if not wanted:
-        raise ValueError(f"outputs must be some of {', '.join(map(repr, OUTPUTS))}, got none")
     return wanted
 
 
@@ -163,5 +147,7 @@ def check_layers(value: Iterable[object] | int | None, n_layer: int) -> tuple[in
     """Numbers of layers, each once, in the order given; by default all."""
     if value is None:
         return tuple(range(n_layer))
-    asked = value if isinstance(value, list | tuple | range) else [value]
+    asked = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    if not asked:
+        raise ValueError(f"layers must be some from 0 to {n_layer - 1}, or None for all, got none")
     return tuple(dict.fromkeys(check_count("layers", layer, least=0, most=n_layer - 1) for layer in asked))

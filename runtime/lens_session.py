@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from runtime.device.placement import CPU, Placement
 from runtime.manifest import Architecture
-from runtime.session import make_session
+from runtime.session import check_sizes, make_session
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -32,6 +32,8 @@ class LensSession:
         self, path: Path, architecture: Architecture, *, placement: Placement = CPU, threads: int | None = None
     ) -> None:
         self._session = make_session(path, placement=placement, threads=threads, mapped=placement.device == "cpu")
+        sizes = {"hidden_states": architecture.n_embd, "final_logits": architecture.vocab_size}
+        check_sizes(self._session, path, "lens", sizes)
         self._no_states = np.empty((0, architecture.n_embd), np.float32)
         self._no_logits = np.empty((0, architecture.vocab_size), np.float32)
         self._most_rows = max(1, LOGITS_BYTES // self._no_logits.itemsize // architecture.vocab_size)

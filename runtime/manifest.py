@@ -122,19 +122,22 @@ class Manifest:
 
     def likelihoods(self) -> Likelihoods | None:
         """How likely PyTorch finds the probes' tokens; None in bundles that were made before this was noted."""
-        return self._likelihoods("likelihoods", lambda: len(self.probes()))
+        return self._likelihoods("likelihoods", lambda rows: rows >= len(self.probes()))
 
     def lens_likelihoods(self) -> Likelihoods | None:
         """How likely it finds the first probe's in each layer under the lens; None in such bundles, too."""
-        return self._likelihoods("lens", lambda: self.architecture.n_layer)
+        return self._likelihoods("lens", lambda rows: rows == self.architecture.n_layer)
 
-    def _likelihoods(self, name: str, rows: Callable[[], int]) -> Likelihoods | None:
+    def _likelihoods(self, name: str, enough: Callable[[int], bool]) -> Likelihoods | None:
         if name not in self.parity:
             return None
         try:
-            return finite(build(Likelihoods, self.parity[name]), rows())
+            found = finite(build(Likelihoods, self.parity[name]))
+            if not enough(len(found.logprobs)):
+                raise ValueError(f"{len(found.logprobs)} rows of log-probabilities are too few or too many")
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(f"parity.{name} of {NAME} is damaged ({error}); export the bundle again") from None
+        return found
 
     def write(self, folder: Path) -> None:
         content = {"schema_version": SCHEMA_VERSION, **asdict(self)}
@@ -200,10 +203,12 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**{name: values[name] for name in names})
 
 
-def finite(likelihoods: Likelihoods, rows: int) -> Likelihoods:
-    """`likelihoods` themselves, if they are numbers, in so many rows at least."""
-    if len(likelihoods.logprobs) < rows or not all(isinstance(row, list) and row for row in likelihoods.logprobs):
-        raise ValueError(f"{rows} rows of log-probabilities are wanted")
+def finite(likelihoods: Likelihoods) -> Likelihoods:
+    """`likelihoods` themselves, if all of it is numbers, and an error is there for float32."""
+    if not all(isinstance(row, list) and row for row in likelihoods.logprobs):
+        raise ValueError("a row of log-probabilities is empty, or none")
+    if likelihoods.pytorch_errors["fp32"] < 0:
+        raise ValueError("an error is less than 0")
     numbers = [*likelihoods.pytorch_errors.values(), *(number for row in likelihoods.logprobs for number in row)]
     for number in numbers:
         if not isinstance(number, float) or not math.isfinite(number):

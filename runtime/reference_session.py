@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from runtime.device.placement import CPU, Placement
 from runtime.manifest import Architecture
-from runtime.session import make_session
+from runtime.session import check_sizes, make_session
 
 Floats = NDArray[np.float32]
 Arrays = Mapping[str, Floats]
@@ -23,6 +23,7 @@ class ReferenceSession:
     ) -> None:
         self._session = make_session(path, placement=placement, threads=threads, mapped=placement.device == "cpu")
         self._architecture = architecture
+        check_sizes(self._session, path, "reference", sizes_of(architecture))
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(
@@ -87,6 +88,13 @@ class ReferenceSession:
     def _empty_past(self, batch: int) -> Arrays:
         empty = np.zeros((batch, self._architecture.n_head, 0, self._architecture.head_size), np.float32)
         return dict.fromkeys(self._architecture.cache_names("present"), empty)
+
+
+def sizes_of(architecture: Architecture) -> dict[str, int]:
+    """The last dimensions of what tells one architecture's reference graph from another's."""
+    states = {f"hidden_states.{layer}": architecture.n_embd for layer in range(architecture.n_layer + 1)}
+    past = dict.fromkeys(architecture.cache_names("past_key_values"), architecture.head_size)
+    return {"logits": architecture.vocab_size, **states, **past}
 
 
 def write_rows(place: Floats, found: Floats, rows: slice) -> None:

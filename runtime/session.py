@@ -1,6 +1,7 @@
 """ONNX Runtime sessions, all made in one place."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ def start(path: Path, placement: Placement, threads: int | None, *, mapped: bool
     if session.get_providers()[0] != placement.provider:  # it falls back to the CPU without a word
         raise RuntimeError(f"{path} was to run on {placement}, and runs on {session.get_providers()[0]}")
     return session
+
+
+def check_sizes(session: Any, path: Path, kind: str, sizes: Mapping[str, int]) -> None:
+    """Raise BundleError unless inputs and outputs of these names are there, their last dimensions of these sizes."""
+    found = {value.name: value.shape[-1] for value in (*session.get_inputs(), *session.get_outputs()) if value.shape}
+    if any(found.get(name) != size for name, size in sizes.items()):
+        raise BundleError(f"{path} is no {kind} graph of its manifest's architecture; export the bundle again")
 
 
 def captures(session: Any) -> bool:

@@ -38,7 +38,7 @@ class Summary:
         """The parameters of a module and of all in it; KeyError where there is none of that name."""
         found = [size for name, size in self.parameters.items() if f"{name}.".startswith(f"{module}.")]
         if not found:
-            raise KeyError(f"there is no module {module!r}; there are: {', '.join(self.parameters)}")
+            raise KeyError(f"no module is named {module!r}; they are named as transformer.h.0.attn.c_attn is")
         return sum(found)
 
     def as_dict(self) -> dict[str, Any]:

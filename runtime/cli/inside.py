@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
+from unicodedata import combining, east_asian_width
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.lens import Lens
 from runtime.manifest import Architecture
+from runtime.pieces import NextToken, escaped
 
 SHOWN_TOKENS = 12  # of a long text, the last ones
 
@@ -26,7 +28,8 @@ def report(lens: Lens, sizes: Architecture) -> str:
     last = len(lens.tokens) - 1
     shapes = [f"{name:<15}{shape}" for name, shape in shapes_of(len(lens.tokens), sizes).items()]
     rows = [["layer", "rank"], *layer_rows(lens, last)]
-    title = f"What each layer finds likeliest behind {lens.tokens[last]!r}, and the rank of {answer(lens, last)} in it:"
+    token, answer = quoted(lens.tokens[last]), quoted(lens.pieces.piece(int(lens.answers[last])))
+    title = f"What each layer finds likeliest behind {token}, and the rank of {answer} in it:"
     return "\n".join([shown_tokens(lens.tokens), "", *shapes, "", title, "", *aligned(rows)])
 
 
@@ -41,28 +44,34 @@ def shapes_of(length: int, sizes: Architecture) -> dict[str, list[int]]:
 def shown_tokens(tokens: Sequence[str]) -> str:
     left_out = f"… {len(tokens) - SHOWN_TOKENS} more … " if len(tokens) > SHOWN_TOKENS else ""
     count = f"{len(tokens)} token{'s' if len(tokens) > 1 else ''}"
-    return f"{count}: {left_out}{' '.join(map(repr, tokens[-SHOWN_TOKENS:]))}"
+    return f"{count}: {left_out}{' '.join(map(quoted, tokens[-SHOWN_TOKENS:]))}"
 
 
-def answer(lens: Lens, position: int) -> str:
-    return repr(lens.pieces.piece(int(lens.answers[position])))
+def quoted(piece: str) -> str:
+    """With its spaces, and what a terminal would obey as escapes."""
+    return f"'{''.join(each if each.isprintable() else escaped(each) for each in piece)}'"
 
 
 def layer_rows(lens: Lens, position: int) -> Iterator[list[str]]:
-    """From the model's own output down to the embedding."""
+    """From the embedding down to the model's own output."""
     last = len(lens.ranks) - 1
     names = {0: "embedding", last: "output"}
-    for layer in range(last, -1, -1):
-        likely = [f"{each.text!r} {each.probability:.1%}" for each in lens.next_tokens(layer, position)]
+    for layer in range(last + 1):
+        likely = [f"{quoted(each.text)} {each.probability:.1%}" for each in lens.next_tokens(layer, position)]
         yield [names.get(layer, str(layer)), f"{lens.ranks[layer, position]:,}", *likely]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Columns two spaces apart; the ranks, which are numbers, to the right."""
-    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    widths = [max(map(cells_of, column)) for column in zip_longest(*rows, fillvalue="")]
     for name, rank, *cells in rows:
-        padded = [cell.ljust(width) for cell, width in zip(cells, widths[2:], strict=False)]
+        padded = [cell + " " * (width - cells_of(cell)) for cell, width in zip(cells, widths[2:], strict=False)]
         yield "  ".join([name.ljust(widths[0]), rank.rjust(widths[1]), *padded]).rstrip()
+
+
+def cells_of(text: str) -> int:
+    """How many of a terminal's cells it takes."""
+    return sum(2 if east_asian_width(each) in "WF" else not combining(each) for each in text)
 
 
 def as_dict(lens: Lens, chosen: Map | None) -> dict[str, Any]:
@@ -76,9 +85,9 @@ def as_dict(lens: Lens, chosen: Map | None) -> dict[str, Any]:
 
 
 def lens_place(lens: Lens, layer: int, position: int) -> dict[str, Any]:
+    answer = int(lens.answers[position])
+    found = NextToken(lens.pieces.piece(answer), answer, float(lens.answer_probabilities[layer, position]))
     return {
         "next_tokens": [each._asdict() for each in lens.next_tokens(layer, position)],
-        "answer": int(lens.answers[position]),
-        "answer_rank": int(lens.ranks[layer, position]),
-        "answer_probability": float(lens.answer_probabilities[layer, position]),
+        "answer": {**found._asdict(), "rank": int(lens.ranks[layer, position])},
     }

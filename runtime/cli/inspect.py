@@ -3,12 +3,14 @@
 import argparse
 import json
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from runtime.cli import inside
 from runtime.cli.arguments import add_loading
 from runtime.cli.complete import read_prompt
+from runtime.cli.output_file import whole_file
 from runtime.cli.progress import progress_bar
 
 DESCRIPTION = """\
@@ -43,15 +45,16 @@ def run(options: argparse.Namespace) -> int:
     check(options)
     text = read_prompt(options.text)
     model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
-    check_map(options, model)
+    check_sizes(options, model.bundle.manifest.architecture)
+    look = Look(model, text, options)
     if options.output:
-        write_picture(options, model, text)
+        write_picture(options, look)
     if options.html:
-        write_page(options, model, text)
+        write_page(options.html, look)
     if options.json:
-        print(json.dumps(inside.as_dict(look(options, model, text), chosen_map(options, model, text))))
+        print(json.dumps(inside.as_dict(look.lens, look.chosen_map())))
     elif not (options.output or options.html):
-        print(inside.report(look(options, model, text), model.bundle.manifest.architecture))
+        print(inside.report(look.lens, model.bundle.manifest.architecture))
     return 0
 
 
@@ -80,49 +83,60 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
         raise ValueError(f"{flag} must be in a folder that is there, got {path}; make it: mkdir -p {path.parent}")
 
 
-def check_map(options: argparse.Namespace, model: Any) -> None:
+def check_sizes(options: argparse.Namespace, sizes: Any) -> None:
     from runtime.options import check_count
 
+    check_count("--top", options.top, most=sizes.vocab_size)
     if options.layer is not None:
-        sizes = model.bundle.manifest.architecture
         check_count("--layer", options.layer, least=0, most=sizes.n_layer - 1)
         check_count("--head", options.head, least=0, most=sizes.n_head - 1)
 
 
-def look(options: argparse.Namespace, model: Any, text: str) -> Any:
-    """The lens of the text."""
-    with progress_bar("looking", "layer", model.bundle.manifest.architecture.n_layer + 1) as bar:
-        return model.lens(text, k=options.top, progress=bar.update)
+class Look:
+    """At one text; each thing is computed once, when it is asked for."""
+
+    def __init__(self, model: Any, text: str, options: argparse.Namespace) -> None:
+        self.model, self.text = model, text
+        self.layer, self.head, self.top = options.layer, options.head, options.top
+        self.every_layer = bool(options.html) or options.layer is None
+
+    @cached_property
+    def lens(self) -> Any:
+        with progress_bar("looking", "layer", self.model.bundle.manifest.architecture.n_layer + 1) as bar:
+            return self.model.lens(self.text, k=self.top, progress=bar.update)
+
+    @cached_property
+    def maps(self) -> Any:
+        """Of all layers, or of the only one that is wanted."""
+        layers = None if self.every_layer else self.layer
+        return self.model.inspect(self.text, outputs=["attentions"], layers=layers)
+
+    def chosen_map(self) -> inside.Map | None:
+        if self.layer is None:
+            return None
+        return inside.Map(self.layer, self.head, self.maps.attention(self.layer, self.head))
 
 
-def chosen_map(options: argparse.Namespace, model: Any, text: str) -> inside.Map | None:
-    if options.layer is None:
-        return None
-    seen = model.inspect(text, outputs=["attentions"], layers=options.layer)
-    return inside.Map(options.layer, options.head, seen.attention(options.layer, options.head))
-
-
-def write_picture(options: argparse.Namespace, model: Any, text: str) -> None:
+def write_picture(options: argparse.Namespace, look: Look) -> None:
     if options.lens:
-        figure = look(options, model, text).plot()
+        figure = look.lens.plot()
     elif options.layer is None:
-        figure = model.inspect(text, outputs=["attentions"]).plot_overview()
+        figure = look.maps.plot_overview()
     else:
-        seen = model.inspect(text, outputs=["attentions"], layers=options.layer)
-        figure = seen.plot_attention(options.layer, options.head)
-    with progress_bar("drawing", "picture", 1) as bar:  # a lens of 200 tokens takes some seconds
-        figure.savefig(options.output)
+        figure = look.maps.plot_attention(options.layer, options.head)
+    with whole_file(options.output) as path, progress_bar("drawing", "picture", 1) as bar:
+        figure.savefig(path)  # a lens of 200 tokens takes some seconds
         bar.update(1)
     say_written(options.output)
 
 
-def write_page(options: argparse.Namespace, model: Any, text: str) -> None:
+def write_page(output: Path, look: Look) -> None:
     from runtime.page import make_page
 
-    seen = model.inspect(text, outputs=["attentions"])
-    page = make_page(seen, look(options, model, text), model=model.bundle.manifest.source.id)
-    options.html.write_text(page, encoding="utf-8")
-    say_written(options.html)
+    page = make_page(look.maps, look.lens, model=look.model.bundle.manifest.source.id)
+    with whole_file(output) as path:
+        path.write_text(page, encoding="utf-8")
+    say_written(output)
 
 
 def say_written(path: Path) -> None:

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 from runtime import __version__
 from runtime.cli import batch, complete, doctor, inspect, score, summary, verify
@@ -44,6 +45,8 @@ def main() -> None:
 
 def run() -> int:
     options = make_parser().parse_args()
+    if sys.stdout is None:  # closed by whoever wants none of it
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     quiet()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character still gets the rest

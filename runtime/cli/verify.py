@@ -63,9 +63,11 @@ def made_here(bundle: Any, placement: Any) -> Iterator[Any]:
     for precision in ("fp32", "fp16"):
         if bundle.manifest.has_graph("decode", precision):
             yield prove(bundle, precision, placement)
-    for prove_more in (prove_reference, prove_lens):
+    for kind, prove_more in (("reference", prove_reference), ("lens", prove_lens)):
         if proof := prove_more(bundle, placement):
             yield proof
+        else:
+            report(f"  {kind} fp32: NOT PROVED, as this bundle lacks it, or what it would be held against")
 
 
 def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:

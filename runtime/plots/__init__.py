@@ -2,7 +2,9 @@
 
 try:
     import matplotlib  # noqa: F401
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if error.name != "matplotlib":  # it is there, and broken
+        raise
     raise ImportError('pictures need matplotlib; install it: pip install "gpt2-onnx[plot]"') from error
 
 from runtime.plots.attention import plot_attention

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import groupby
 
+from runtime.pieces import escaped
 from runtime.plots.fonts import has_glyph
 
 MARKS = {" ": "·", "\n": "↵", "\t": "⇥"}
@@ -40,12 +41,6 @@ def drawable(character: str) -> str:
     if character.isprintable() and has_glyph(character) and not joins and character not in MARKS.values():
         return character
     return escaped(character)
-
-
-def escaped(character: str) -> str:
-    r"""As Python writes it; from U+0080 up never as \xNN, which stands for a byte."""
-    code = ord(character)
-    return f"\\u{code:04x}" if 0x80 <= code < 0x100 else character.encode("unicode_escape").decode()
 
 
 def label_step(fitting: float) -> int:

@@ -8,6 +8,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from runtime.pieces import Pieces
 from runtime.plots.colours import ACCENT, FAINT, PAPER, ink_on
 from runtime.plots.fonts import BOLD, REGULAR, text_width
 from runtime.plots.labels import counted, label
@@ -23,12 +24,6 @@ SPACE = 0.1
 PADDING = 0.2  # beside the longest text of a cell, of which a bar takes some
 INSET = 0.47  # of a bar from the middle, in parts of a cell's width
 GAP, BAR = 1.5, 2.5  # points
-
-
-class Pieces(Protocol):
-    """Knows the text of an id."""
-
-    def piece(self, token_id: int) -> str: ...
 
 
 class Lens(Protocol):
@@ -47,7 +42,7 @@ class Lens(Protocol):
 
 
 class Table(NamedTuple):
-    """What the cells show: layers down, the last one on top, and positions across."""
+    """What the cells show: layers down, as in the model, and positions across."""
 
     tokens: list[str]
     layers: list[str]
@@ -76,14 +71,14 @@ def plot_lens(lens: Lens) -> Figure:
 
 
 def read(lens: Lens) -> Table:
-    found = lens.top_ids[::-1, :, 0]
+    found = lens.top_ids[..., 0]
     pieces = {token: label(lens.pieces.piece(token), LONGEST) for token in np.unique(found).tolist()}
-    between = [f"layer {number}" for number in range(len(found) - 2, 0, -1)]
+    between = [f"layer {number}" for number in range(1, len(found) - 1)]
     return Table(
         tokens=[label(token, LONGEST) for token in lens.tokens],
-        layers=["output", *between, "embedding"],
+        layers=["embedding", *between, "output"],
         answers=[[pieces[token] for token in row] for row in found.tolist()],
-        probabilities=lens.probabilities[::-1, :, 0],
+        probabilities=lens.probabilities[..., 0],
         final=found == lens.answers,
     )
 

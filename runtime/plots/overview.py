@@ -14,11 +14,7 @@ SIDE = 11.0  # inches of the longer side, as far as a tile's bounds let
 LEAST_TILE, MOST_TILE = 0.34, 1.1
 MOST_POINTS, LEAST_POINTS = 64, 32  # along a tile
 GAP_POINTS = 1
-NUMBERS, CAPTION, ROOM = (
-    0.1,
-    0.32,
-    0.45,
-)  # inches from the tiles to their numbers, to "layer" and "head", and to the rest
+NUMBERS, CAPTION, ROOM = 0.1, 0.32, 0.45  # inches from the tiles to numbers, to "layer" and "head", and to the rest
 LEFT, TOP = MARGIN + ROOM, HEADER + ROOM
 
 

@@ -1,4 +1,4 @@
-"""A white sheet measured in inches from its top left corner; nothing on it depends on the user's settings."""
+"""A white sheet measured in inches from its top left corner; its layout does not depend on the user's settings."""
 
 import io
 import math
@@ -23,11 +23,16 @@ NOTEBOOK_DPI = 100  # of the size shown; the pixels stay
 
 
 class Sheet(Figure):
-    """A figure that a notebook shows without pyplot."""
+    """A figure that a notebook shows without pyplot, and whose file is what it was drawn for."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """As matplotlib's; what is not given comes from the sheet and not from the user's settings."""
+        own = {"dpi": self.dpi, "bbox_inches": self.bbox_inches, "facecolor": PAPER, "edgecolor": PAPER}
+        super().savefig(fname, **{**own, "transparent": False, **options})
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=self.dpi)
+        self.savefig(buffer, format="png")
         width, height = self.get_size_inches()
         return buffer.getvalue(), {"width": round(width * NOTEBOOK_DPI), "height": round(height * NOTEBOOK_DPI)}
 
@@ -78,7 +83,14 @@ def write_in(
 
 def styled(size: float, colour: str, font: FontProperties) -> dict[str, Any]:
     """Text as it stands there: `$` and `_` begin no formula."""
-    return {"fontproperties": font, "fontsize": size, "color": colour, "parse_math": False, "usetex": False}
+    return {
+        "fontproperties": font,
+        "fontsize": size,
+        "color": colour,
+        "parse_math": False,
+        "usetex": False,
+        "antialiased": True,
+    }
 
 
 def draw_image(sheet: Figure, values: NDArray[Any], *, left: float, top: float, width: float, height: float) -> Axes:

@@ -124,11 +124,20 @@ def test_a_long_text_is_read_in_parts_and_gives_the_same(seen, model, sizes, mon
     assert not np.triu(parts.attentions, 1).any()
 
 
+@pytest.mark.parametrize("layers", [{1, 2}, np.array([1, 2]), range(1, 3), iter([1, 2]), [np.int64(1), 2, 2]], ids=repr)
+def test_layers_and_outputs_are_any_that_can_be_gone_through(seen, model, layers):
+    some = model.inspect(TEXT, outputs={"attentions"}, layers=layers)
+    assert some.layers == (1, 2)
+    assert np.array_equal(some.attentions, seen.attentions[[1, 2]])
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "parts"),
     [
         (ValueError, {"layers": [6]}, ["layers", "at most 5", "6"]),
         (ValueError, {"layers": -1}, ["layers", "at least 0", "-1"]),
+        (ValueError, {"layers": []}, ["layers", "from 0 to 5", "none"]),
+        (TypeError, {"layers": "12"}, ["layers", "integer", "'12'"]),
         (TypeError, {"layers": ["1"]}, ["layers", "integer", "'1'"]),
         (ValueError, {"outputs": "logit"}, ["outputs", "'hidden_states'", "'logit'"]),
         (ValueError, {"outputs": []}, ["outputs", "'attentions'", "none"]),
@@ -178,14 +187,16 @@ def test_weights_that_no_load_has_hashed_are_hashed_first(bundle_copy, refusal):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of this process's memory")
-def test_the_weights_are_mapped_and_not_read_into_memory(run_python, bundle, manifest):
-    """Of 28 MB of weights, a run over few tokens takes less than half as anonymous memory."""
+@pytest.mark.parametrize("graph", ["reference", "lens"])
+def test_the_weights_are_mapped_and_not_read_into_memory(run_python, bundle, manifest, graph):
+    """A run over few tokens takes less than half of its weights as anonymous memory: of 28 MB, or the lens's 8."""
     code = """
         import re, sys
         import numpy as np
         from pathlib import Path
         from runtime.bundle import open_bundle
         from runtime.onnx_runtime import load_onnxruntime
+        from runtime.lens_session import LensSession
         from runtime.reference_session import ReferenceSession
 
         def anonymous():
@@ -194,9 +205,15 @@ def test_the_weights_are_mapped_and_not_read_into_memory(run_python, bundle, man
         load_onnxruntime()
         opened = open_bundle(sys.argv[1], verify=False)
         before = anonymous()
-        session = ReferenceSession(opened.graph_path("reference"), opened.manifest.architecture, threads=1)
-        session.run(np.ones((1, 4), np.int64), outputs=["logits"])
+        kind, sizes = sys.argv[2], opened.manifest.architecture
+        made = {"reference": ReferenceSession, "lens": LensSession}[kind](opened.graph_path(kind), sizes, threads=1)
+        if kind == "lens":
+            made.logits(np.ones((1, sizes.n_embd), np.float32))
+        else:
+            made.run(np.ones((1, 4), np.int64), outputs=["logits"])
         print(anonymous() - before)
         """
-    found = run_python("-c", dedent(code), str(bundle))
-    assert int(found.stdout) < manifest["files"]["onnx/model.onnx_data"]["size"] / 2
+    found = run_python("-c", dedent(code), str(bundle), graph)
+    sizes = manifest["architecture"]
+    lens = 4 * sizes["vocab_size"] * sizes["n_embd"]
+    assert int(found.stdout) < {"reference": manifest["files"]["onnx/model.onnx_data"]["size"], "lens": lens}[graph] / 2

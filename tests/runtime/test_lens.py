@@ -119,6 +119,27 @@ def test_a_bundle_without_the_lens_says_so(bundle_copy, refusal):
     assert model.inspect(TEXT).tokens
 
 
+@pytest.mark.parametrize("kind", ["lens", "reference"])
+def test_a_graph_that_is_another_is_the_bundles_fault(bundle_copy, refusal, kind):
+    """Each for the other: both files are the manifest's."""
+    with bundle_copy.changed_manifest() as changed:
+        kinds = {"lens": "reference", "reference": "lens"}
+        changed["graphs"] = [graph | {"kind": kinds.get(graph["kind"], graph["kind"])} for graph in changed["graphs"]]
+    model = runtime.load(bundle_copy.folder, device="cpu")
+    message = refusal(BundleError, getattr(model, "lens" if kind == "lens" else "inspect"), TEXT)
+    assert f"is no {kind} graph of its manifest's architecture" in message
+
+
+def test_weights_are_hashed_once_for_both_graphs(bundle, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("runtime.inspector.check_hashes", lambda _, names: hashed.append(names))
+    model = runtime.load(bundle, device="cpu", precision="fp16")
+    assert hashed == []
+    model.lens("He")
+    model.inspect("He")
+    assert hashed == [{"onnx/model.onnx_data"}]
+
+
 def test_weights_that_no_load_has_hashed_are_hashed_first(bundle_copy, refusal):
     bundle_copy.flip_byte("onnx/model.onnx_data")
     model = runtime.load(bundle_copy.folder, device="cpu", precision="fp16")

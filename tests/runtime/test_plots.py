@@ -48,6 +48,9 @@ UNUSUAL = {
     "figure.dpi": 30,
     "lines.linewidth": 9,
     "savefig.facecolor": "black",
+    "savefig.dpi": 30,
+    "savefig.bbox": "tight",
+    "savefig.transparent": True,
 }
 
 
@@ -370,21 +373,21 @@ def test_pictures_without_attentions_or_of_others_are_refused(model, refusal):
 
 def test_a_lens_says_what_each_layer_says(lens):
     figure = plots.plot_lens(lens)
-    expected = [["·the", "·the", "·a"], [r"\u4e2d", "·the", "$c$"], ["·a", "b↵", "$c$"]]
+    expected = [["·a", "b↵", "$c$"], [r"\u4e2d", "·the", "$c$"], ["·the", "·the", "·a"]]
     for (row, column), text in cells(figure).items():
         assert text.get_text() == expected[row][column]
     shown = map_of(figure).images[0].get_array()
-    assert np.array_equal(shown, lens.probabilities[::-1, :, 0])
+    assert np.array_equal(shown, lens.probabilities[..., 0])
     left = [text for text in figure.texts if text.get_ha() == "right"]
     names = [text.get_text() for text in sorted(left, key=lambda text: -text.get_position()[1])]
-    assert names == ["position", "token", "output", "layer 1", "embedding"]
+    assert names == ["position", "token", "embedding", "layer 1", "output"]
     above = {text.get_text() for text in figure.texts if text.get_ha() == "center" and text.get_va() == "baseline"}
     assert above == {"0", "1", "2", "It", "·was", "↵"}
 
 
 def test_a_lens_marks_the_final_answer(lens):
     figure = plots.plot_lens(lens)
-    final = {(0, 0), (0, 1), (0, 2), (1, 1)}
+    final = {(2, 0), (2, 1), (2, 2), (1, 1)}
     bold = {cell for cell, text in cells(figure).items() if "Bold" in text.get_fontproperties().get_file()}
     assert bold == final
     bars = map_of(figure).collections[-1].get_segments()
@@ -396,14 +399,14 @@ def test_a_lens_in_panels_goes_on_where_the_last_one_ended(model, seen):
     figure, first = found.plot(), 0
     for axes in (axes for axes in figure.axes if axes.texts):
         rows, columns = axes.images[0].get_array().shape
-        final = (found.top_ids[::-1, first : first + columns, 0] == found.answers[first : first + columns]).nonzero()
+        final = (found.top_ids[:, first : first + columns, 0] == found.answers[first : first + columns]).nonzero()
         bars = [np.rint(bar.mean(axis=0)).astype(int).tolist() for bar in axes.collections[-1].get_segments()]
         assert bars == np.transpose(final)[:, ::-1].tolist()
         assert len(axes.texts) == rows * columns
         first += columns
     left = sorted(figure.texts, key=lambda text: -text.get_position()[1])
     names = [text.get_text() for text in left if text.get_ha() == "right"]
-    panel = ["position", "token", "output", *(f"layer {number}" for number in range(5, 0, -1)), "embedding"]
+    panel = ["position", "token", "embedding", *(f"layer {number}" for number in range(1, 6)), "output"]
     assert names == panel * 4
 
 
@@ -437,7 +440,7 @@ def test_a_lens_of_200_tokens_is_whole(model, seen):
     lens = model.lens(model.decode(seen(200).token_ids))
     figure = lens.plot()
     shown = np.hstack([axes.images[0].get_array() for axes in figure.axes if axes.texts])
-    assert np.array_equal(shown, lens.probabilities[::-1, :, 0])
+    assert np.array_equal(shown, lens.probabilities[..., 0])
     assert_nothing_overlaps_or_is_cut(figure)
 
 

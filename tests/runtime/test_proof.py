@@ -290,7 +290,17 @@ def test_a_bundle_from_before_the_lens_has_no_proof_of_it(changed):
     assert prove_lens(changed(lambda parity: parity.pop("lens")), CPU) is None
 
 
-@pytest.mark.parametrize("value", [None, {"logprobs": [[-1.0]], "pytorch_errors": {"fp32": 1e-6}}], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {"logprobs": [[-1.0]], "pytorch_errors": {"fp32": 1e-6}},
+        {"logprobs": [[-1.0]] * 12, "pytorch_errors": {"fp32": 1e-6}},
+        {"logprobs": [[-1.0]] * 6, "pytorch_errors": {}},
+        {"logprobs": [[-1.0]] * 6, "pytorch_errors": {"fp32": -1e-6}},
+    ],
+    ids=str,
+)
 def test_damaged_likelihoods_of_the_lens_are_the_bundles_fault(changed, refusal, value):
     message = refusal(BundleError, prove_lens, changed(lambda parity: parity.update(lens=value)), CPU)
     assert message.startswith("parity.lens of manifest.json is damaged (")
