@@ -55,7 +55,8 @@ def run_notebook(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], A
         (folder / "models" / "novelist-onnx").symlink_to(bundle)
         book = nbformat.read(ROOT / "examples" / "inside_gpt2.ipynb", as_version=4)
         resources = {"metadata": {"path": str(folder / "examples")}}
-        NotebookClient(book, timeout=300, resources=resources).execute()
+        own = {"IPYTHONDIR": str(folder / "ipython"), "MPLCONFIGDIR": str(folder / "matplotlib")}
+        NotebookClient(book, timeout=300, resources=resources).execute(env={**os.environ, **own})
         return book
 
     return run
