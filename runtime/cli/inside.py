@@ -24,12 +24,12 @@ class Map(NamedTuple):
 
 
 def report(lens: Lens, sizes: Architecture) -> str:
-    """The shapes of what can be had, and what each layer would say behind the last token."""
+    """The shapes of what can be had, and what each layer would say after the last token."""
     last = len(lens.tokens) - 1
     shapes = [f"{name:<15}{shape}" for name, shape in shapes_of(len(lens.tokens), sizes).items()]
     rows = [["layer", "rank"], *layer_rows(lens, last)]
     token, answer = quoted(lens.tokens[last]), quoted(lens.pieces.piece(int(lens.answers[last])))
-    title = f"What each layer finds likeliest behind {token}, and the rank of {answer} in it:"
+    title = f"What each layer finds likeliest after {token}, and the rank of {answer} in it:"
     return "\n".join([shown_tokens(lens.tokens), "", *shapes, "", title, "", *aligned(rows)])
 
 

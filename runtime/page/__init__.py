@@ -19,7 +19,7 @@ def make_page(inspection: Inspection, lens: Lens, *, model: str) -> str:
         model: The name to show.
 
     Returns:
-        The page, to be written as UTF-8; some 1.3 MB for 100 tokens of GPT-2 small.
+        The page, to be written as UTF-8; some 1.2 MB for 100 tokens of GPT-2 small.
 
     Raises:
         ValueError: The inspection has no attentions, or the lens is of another text.

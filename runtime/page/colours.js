@@ -51,7 +51,7 @@ function shade(element, level) {
 
 /** Call `draw` now and whenever the theme changes, printing included, which is always light. */
 function whenColoursChange(draw) {
-  const dark = matchMedia("screen and (prefers-color-scheme: dark)");
-  dark.addEventListener("change", draw);
+  for (const theme of ["screen and (prefers-color-scheme: dark)", "(forced-colors: active)"])
+    matchMedia(theme).addEventListener("change", draw);
   draw();
 }

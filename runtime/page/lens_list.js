@@ -1,4 +1,6 @@
-// What each layer would say behind the chosen token, and how near it is to what the model says in the end.
+// What each layer would say after the chosen token, and how near it is to what the model says in the end.
+
+const AT_ONCE = 13; // rows in a frame; those of a deeper model than GPT-2 small follow in the next ones
 
 function makeLensList(lens) {
   const table = document.getElementById("lens-list");
@@ -9,12 +11,26 @@ function makeLensList(lens) {
   head.lastChild.colSpan = 2;
   table.append(make("thead", {}, head), make("tbody", {}, ...rows));
   const title = document.getElementById("lens-list-title");
+  let [shown, pending] = [-1, 0];
+
+  function showFrom(first, token) {
+    rows.slice(first, first + AT_ONCE).forEach((row, i) => showLayer(row, lens, first + i, token));
+    const next = first + AT_ONCE;
+    if (next < rows.length) pending = requestAnimationFrame(() => showFrom(next, token));
+  }
+
   return {
     show(tokens, token) {
+      if (token === shown) return;
+      shown = token;
       const answer = lens.answers[token];
       const place = `${quoted(tokens[token])} (${token})`;
-      title.textContent = `Behind ${place}: the final answer is ${quoted(lens.texts[answer])}`;
-      rows.forEach((row, layer) => showLayer(row, lens, layer, token));
+      title.textContent = `After ${place}: the final answer is ${quoted(lens.texts[answer])}`;
+      cancelAnimationFrame(pending);
+      showFrom(0, token);
+    },
+    repaint() {
+      shown = -1;
     },
   };
 }

@@ -63,7 +63,7 @@ function lensReading({ lens, tokens }, layer, position) {
   const found = quoted(lens.texts[lens.top[layer][position][0]]);
   const answer = quoted(lens.texts[lens.answers[position]]);
   return (
-    `Layer ${layer}, behind ${quoted(tokens[position])} (${position}): ${found} ` +
+    `Layer ${layer}, after ${quoted(tokens[position])} (${position}): ${found} ` +
     `${percent(lens.probabilities[layer][position][0])}; the final answer ${answer} has ` +
     `${percent(lens.answerProbabilities[layer][position])}, rank ${lens.ranks[layer][position].toLocaleString("en")}`
   );

@@ -71,7 +71,7 @@ function pairReading(query, key) {
 }
 
 function readMap(at) {
-  const hint = "Point at a cell to read its weight; click to pin its query.";
+  const hint = "Point at a cell, or use arrow keys; click to pin its query.";
   document.getElementById("map-reading").textContent = at ? pairReading(at.query, at.key) : hint;
 }
 
@@ -100,6 +100,14 @@ function addChoices() {
   });
 }
 
+/** Readings are spoken to who works by keys, not to a pointer that passes over everything. */
+function speakToKeys() {
+  const readings = document.querySelectorAll("[aria-live]");
+  const speak = (live) => readings.forEach((reading) => (reading.ariaLive = live));
+  document.addEventListener("keydown", () => speak("polite"), true);
+  document.addEventListener("pointermove", () => speak("off"), true);
+}
+
 function count(number, name) {
   return `${number} ${name}${number === 1 ? "" : "s"}`;
 }
@@ -116,6 +124,7 @@ function introduce() {
 function repaint() {
   readColours();
   text.repaint();
+  lensList.repaint();
   lensTable.colour(state.byRank);
   maps.forEach((_, row) => overview.draw(row, maps[row]));
   head.measure();
@@ -140,6 +149,7 @@ async function unpackAll() {
 
 introduce();
 addChoices();
+speakToKeys();
 readMap(null);
 whenColoursChange(repaint);
 new ResizeObserver(measure).observe(document.querySelector("main"));

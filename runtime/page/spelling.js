@@ -2,6 +2,7 @@
 // and copied; their signs are drawn by the style.
 
 const UNSEEN = /[\p{C}\p{Z}]/u;
+const SPACED = /^ [^\p{C}\p{Z}]+$/u; // as most tokens are
 const SIGNS = { " ": "·", "\n": "↵", "\t": "⇥" };
 
 function signOf(character) {
@@ -17,9 +18,14 @@ function unseen(character) {
 }
 
 function spell(element, token) {
-  const parts = token.split(/([\p{C}\p{Z}])/u).filter(Boolean);
-  element.replaceChildren(...parts.map((part) => (UNSEEN.test(part) ? unseen(part) : part)));
+  if (SPACED.test(token) && SPACED.test(element.textContent)) element.lastChild.data = token.slice(1);
+  else element.replaceChildren(...partsOf(token));
   return element;
+}
+
+function partsOf(token) {
+  const parts = token.split(/([\p{C}\p{Z}])/u).filter(Boolean);
+  return parts.map((part) => (UNSEEN.test(part) ? unseen(part) : part));
 }
 
 /** For labels and plain sentences. */

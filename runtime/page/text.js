@@ -26,7 +26,9 @@ function makeText(data, { visit, leave, pin }) {
   list.addEventListener("keydown", (event) => {
     const position = options.indexOf(document.activeElement);
     const next = { ArrowLeft: position - 1, ArrowRight: position + 1, Home: 0, End: options.length - 1 }[event.key];
+    const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
     if (next !== undefined) options[next]?.focus();
+    else if (step) options[inNextLine(options, position, step)]?.focus();
     else if (event.key === "Enter" || event.key === " ") pin(position);
     else return;
     event.preventDefault();
@@ -60,6 +62,16 @@ function optionOf(token, position) {
   option.setAttribute("aria-label", `${spelled(token)}, position ${position}`);
   option.setAttribute("aria-selected", false);
   return option;
+}
+
+/** The token over or under one in the line before (step -1) or behind (1), if there is such a line. */
+function inNextLine(options, position, step) {
+  const places = options.map((option) => option.getClientRects()[0]);
+  const below = (one, other) => (places[one].top - places[other].top) * step > 1;
+  const beyond = [...options.keys()].filter((other) => below(other, position));
+  const line = beyond.filter((other) => !beyond.some((nearer) => below(other, nearer)));
+  const aside = (other) => Math.abs(places[other].left - places[position].left);
+  return line.sort((one, other) => aside(one) - aside(other))[0];
 }
 
 function shadeOptions(options, levels, weights) {

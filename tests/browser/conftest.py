@@ -1,5 +1,6 @@
 """Pages in a real browser: headless Chromium, driven by selenium."""
 
+import os
 import re
 import shutil
 import time
@@ -24,6 +25,7 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-dev-shm-usage",  # of a container it is small
 ]
 WIDE = (1400, 900)
 READY = 30  # seconds
@@ -104,6 +106,8 @@ class Page:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver", reason="THE PAGE IS NOT TESTED: selenium is not installed")
+    from selenium.common.exceptions import WebDriverException
+
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not (chromium and driver):
@@ -111,9 +115,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in [*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+    home = tmp_path_factory.mktemp("home")  # of its crash reports and caches too
+    for argument in [*ARGUMENTS, f"--user-data-dir={home / 'profile'}"]:
         options.add_argument(argument)
-    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    service = webdriver.ChromeService(driver, env={**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home)})
+    try:
+        started = webdriver.Chrome(options=options, service=service)
+    except WebDriverException as error:
+        pytest.skip(f"THE PAGE IS NOT TESTED: {chromium} does not start: {str(error).splitlines()[0]}")
     yield started
     started.quit()
 

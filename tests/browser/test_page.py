@@ -156,7 +156,7 @@ def test_a_cell_of_the_lens_table_is_read_out_and_pins_its_token(page, lens, per
     position = len(lens.tokens) - 2
     page.find(f"#lens-table tbody tr:nth-child(3) td:nth-child({position + 2})").click()
     reading = page.text("#lens-reading")
-    assert reading.startswith("Layer 2, behind ")
+    assert reading.startswith("Layer 2, after ")
     assert f" {percent(lens.probabilities[2, position, 0])};" in reading
     answer = percent(lens.answer_probabilities[2, position])
     assert reading.endswith(f"{answer}, rank {lens.ranks[2, position]:,}")

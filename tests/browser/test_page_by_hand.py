@@ -2,6 +2,13 @@
 
 import pytest
 
+from runtime.page import make_page
+
+PLACES = """return [...document.querySelectorAll("#tokens [role=option]")].map(one => {
+    const {left, top} = one.getClientRects()[0];
+    return [left, top];
+})"""
+
 
 def test_a_click_on_the_overview_chooses_a_head(page, seen, percent):
     page.find("[aria-label='layer 4, head 2']").click()
@@ -55,6 +62,55 @@ def test_tokens_are_worked_by_keys(page, seen, percent):
     assert page.text("#text-reading").endswith(f"(0): {percent(seen.attention(0, 0)[last - 1, 0])}")
     page.press("ESCAPE")
     assert page.pinned() == []
+
+
+def test_up_and_down_go_to_the_next_line_of_the_text(show, model):
+    text = "One two three four\nFive six seven\n\nEight"
+    page = show(make_page(model.inspect(text), model.lens(text), model="novelist"))
+    tokens = model.inspect(text).tokens
+    places = page.run(PLACES)
+    lines = sorted({top for _, top in places})
+    assert [top for _, top in places] == [lines["".join(tokens[:i]).count("\n")] for i in range(len(tokens))]
+    page.focus("#tokens [tabindex='0']")
+    page.press("HOME")
+    for key, token in [("ARROW_DOWN", "Five"), ("ARROW_DOWN", "\n"), ("ARROW_DOWN", "Eight"), ("ARROW_DOWN", "Eight")]:
+        page.press(key)
+        assert page.run("return document.activeElement.textContent").startswith(token[0])
+    page.press("ARROW_UP", "ARROW_UP", "ARROW_RIGHT")
+    left, top = places[int(page.focused("data-position"))]
+    page.press("ARROW_UP")
+    above = min((abs(place - left), i) for i, (place, each) in enumerate(places) if each == lines[0])
+    assert top == lines[1]
+    assert page.focused("data-position") == str(above[1])
+
+
+def test_readings_are_spoken_to_keys_and_not_to_the_pointer(page):
+    """A live region that follows the pointer would speak without end."""
+    live = "return [...document.querySelectorAll('#map-reading, #text-reading')].map(one => one.ariaLive)"
+    assert page.run(live) == ["off", "off"]
+    page.focus("#map")
+    page.press("ARROW_UP")
+    assert page.run(live) == ["polite", "polite"]
+    page.hover(page.token(3))
+    assert page.run(live) == ["off", "off"]
+
+
+def test_a_deep_model_has_the_latest_token_in_all_its_layers(show, imagined):
+    """Its lens is drawn over several frames; a token shown in the meantime takes its place, and is drawn once."""
+    inspection, lens = imagined(5, layers=48, heads=1)
+    page = show(make_page(inspection, lens, model="imagined"))
+    page.run("""window.changes = 0;
+        new MutationObserver(records => { changes += records.length })
+            .observe(document.querySelectorAll("#lens-list tbody tr")[20].cells[6], {childList: true});
+        for (const one of document.querySelectorAll("#tokens [role=option]"))
+        one.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}))""")
+    expected = [f"rank {rank:,}" for rank in lens.ranks[:, 4]]
+    page.browser.execute_async_script("setTimeout(arguments[0], 300)")
+    assert [row[-2] for row in page.cells("#lens-list")] == expected
+    assert page.run("return changes") == 1
+    page.hover(page.token(0))
+    expected = [f"rank {rank:,}" for rank in lens.ranks[:, 0]]
+    page.within(lambda: [row[-2] for row in page.cells("#lens-list")] == expected)
 
 
 def test_a_click_pins_until_it_is_clicked_again(page):

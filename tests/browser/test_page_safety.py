@@ -24,7 +24,11 @@ NASTY = [
     "\u202eright to left",
     "\x00\x07",
     "'><style>*{display:none}</style>",
+    " one",
+    " two",
+    "\n\n",
 ]
+UNSEEN = re.compile("[ \n\t\u2028\u2029\u202e\x00\x07]")
 POLICY = "Content Security Policy"
 
 
@@ -52,6 +56,30 @@ def test_texts_are_texts_and_nothing_else(show, nasty):
     assert page.run("return window.injected ?? null") is None
     assert page.run("return document.querySelectorAll('script, style, img').length") == 3
     assert page.log() == []
+
+
+def test_the_lens_spells_whatever_comes_after_whatever(show, nasty, imagined):
+    """A text that takes another's place has all of its own signs and none of the other's."""
+    page = show(nasty)
+    _, lens = imagined(len(NASTY), layers=2, heads=2, vocabulary=len(NASTY))
+    spelled = """
+        const token = document.querySelector(`#tokens [data-position="${arguments[0]}"]`);
+        token.dispatchEvent(new PointerEvent("pointerover", {bubbles: true}));
+        return [...document.querySelectorAll("#lens-list .guess .token-text")].map(one =>
+            [one.textContent, [...one.querySelectorAll(".sign")].map(sign => sign.textContent).join("")])"""
+    for position in [0, 14, 15, 3, 15, *range(len(NASTY))]:
+        texts = [NASTY[token] for token in lens.top_ids[:, position].ravel()]
+        assert page.run(spelled, position) == [[text, "".join(UNSEEN.findall(text))] for text in texts]
+
+
+def test_line_breaks_in_tokens_do_not_break_the_rows_of_tables(show, nasty):
+    page = show(nasty)
+    heights = "return [...document.querySelectorAll(arguments[0])].map(row => row.getBoundingClientRect().height)"
+    for position in (7, 16):
+        page.hover(page.token(position))
+        for table in ("#strongest", "#lens-list", "#lens-table"):
+            rows = [height for height in page.run(heights, f"{table} tbody tr") if height]
+            assert max(rows) - min(rows) < 1.5, table
 
 
 def test_no_markup_is_in_what_a_page_carries(nasty):

@@ -44,7 +44,7 @@ def test_it_prints_what_each_layer_finds_likeliest(inspect, lens, manifest):
         assert int(line.split()[1].replace(",", "")) == lens.ranks[layer, last]
         assert f" {best.text!r} {best.probability:.1%}" in line
     answer = lens.next_tokens(sizes["n_layer"], last)[0].text
-    assert f"behind {lens.tokens[last]!r}, and the rank of {answer!r} in it:" in done.stdout
+    assert f"after {lens.tokens[last]!r}, and the rank of {answer!r} in it:" in done.stdout
 
 
 def test_columns_are_aligned_by_a_terminals_cells():
