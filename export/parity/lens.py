@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
+from export.memory import give_back
 from export.parity.cases import Case
-from export.parity.likelihoods import as_truth
 from export.parity.outputs import Outputs, normwise_error, pytorch_outputs, reference_outputs
 from export.parity.report import Row
 from runtime.bundle import Bundle
@@ -29,9 +30,11 @@ class LensStandard(NamedTuple):
     float32: list[Floats]
 
 
-def judge_lens(bundle: Bundle, checkpoint: Checkpoint, cases: Sequence[Case]) -> list[Row]:
-    """A row for each case that is one run over one text, and each layer."""
-    standards = measure_lens(checkpoint.load_model(), [case for case in cases if is_one_run(case)])
+def judge_lens(bundle: Bundle, checkpoint: Checkpoint, cases: Sequence[Case], truths: Sequence[Outputs]) -> list[Row]:
+    """A row for each case that is one run over one text, and each layer; `truths` are PyTorch's in float64."""
+    known = [(case, truth) for case, truth in zip(cases, truths, strict=True) if is_one_run(case)]
+    standards = measure_lens(checkpoint.load_model(), known)
+    give_back()  # PyTorch's, before the sessions take theirs
     noise = [max(normwise_error(*pair) for pair in layer) for layer in zip(*map(pairs, standards), strict=True)]
     architecture = bundle.manifest.architecture
     reference = ReferenceSession(bundle.graph_path("reference"), architecture)
@@ -48,17 +51,19 @@ def is_one_run(case: Case) -> bool:
     return len(case.lengths) == len(case.input_ids) == 1
 
 
-def measure_lens(model: GPT2LMHeadModel, cases: Sequence[Case]) -> list[LensStandard]:
-    """`model` is in float32, and in float64 afterwards."""
-    float32 = [pytorch_lens(model, case) for case in cases]
-    truth = as_truth(model)
-    return [LensStandard(case, pytorch_lens(truth, case), single) for case, single in zip(cases, float32, strict=True)]
+def measure_lens(model: GPT2LMHeadModel, known: Sequence[tuple[Case, Outputs]]) -> list[LensStandard]:
+    """`model` is in float32; only its end goes on in float64, as the hidden states are known."""
+    end = nn.Sequential(model.transformer.ln_f, model.lm_head)
+    float32 = [read(end, pytorch_outputs(model, case)) for case, _ in known]
+    del model
+    end = end.to(torch.float64)
+    return [LensStandard(case, read(end, truth), single) for (case, truth), single in zip(known, float32, strict=True)]
 
 
 @torch.no_grad()
-def pytorch_lens(model: GPT2LMHeadModel, case: Case) -> list[Floats]:
-    states = map(torch.from_numpy, layers_of(pytorch_outputs(model, case)))
-    return [model.lm_head(model.transformer.ln_f(state)).numpy() for state in states]
+def read(end: nn.Module, outputs: Outputs) -> list[Floats]:
+    """The logits of each layer."""
+    return [end(torch.from_numpy(state)).numpy() for state in layers_of(outputs)]
 
 
 def layers_of(outputs: Outputs) -> list[Floats]:

@@ -93,7 +93,7 @@ def verify_bundle(
     begin(progress, "the reference graph")
     rows = judge_reference(bundle, standards, noise)
     begin(progress, "the lens")
-    rows += judge_lens(bundle, checkpoint, cases)
+    rows += judge_lens(bundle, checkpoint, cases, [standard.truth for standard in standards])
     begin(progress, "the decode graph")
     decode = open_decode_session(bundle)
     rows += judge_decode("decode", decode, standards, noise)

@@ -11,6 +11,7 @@ import runtime
 from export.checkpoint import find_checkpoint
 from export.parity import lens as parity
 from export.parity.cases import make_cases
+from export.parity.outputs import pytorch_outputs
 from runtime.bundle import open_bundle
 
 TEXT = "In the year 1897 the city of London was asleep; nobody heard him."
@@ -46,7 +47,8 @@ def judged(pair, bundle):
     architecture = bundle.manifest.architecture
     ids = pair.tokenizer(TEXT)["input_ids"]
     cases = make_cases(ids, architecture.vocab_size, architecture.n_positions)
-    return parity.judge_lens(bundle, find_checkpoint(str(pair.checkpoint)), cases)
+    truths = [pytorch_outputs(pair.truth, case) for case in cases]
+    return parity.judge_lens(bundle, find_checkpoint(str(pair.checkpoint)), cases, truths)
 
 
 def test_the_verification_passes_what_is_right(make_pair):
