@@ -55,7 +55,7 @@ def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folde
     write_graph(LensGraph(checkpoint.config), weights, folder / LENS.path)
     write_decode_graph(checkpoint, weights, folder)
     write_graph(Float32Graph(checkpoint.config, FloatLinear()), weights, folder / DECODE_CUDA.path)
-    return [REFERENCE, LENS, DECODE, DECODE_CUDA]
+    return [REFERENCE, DECODE, DECODE_CUDA, LENS]
 
 
 def write_half_graph(checkpoint: Checkpoint, folder: Path) -> Graph:

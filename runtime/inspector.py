@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from runtime.bundle import Bundle, check_hashes
 from runtime.device.placement import Placement
@@ -38,8 +38,7 @@ class Inspector:
         self._bundle, self._prompting = bundle, prompting
         self._placement, self._threads = placement, threads
         self._unhashed = hash_weights
-        self._reference: ReferenceSession | None = None
-        self._lens: LensSession | None = None
+        self._sessions: dict[str, Any] = {}
         self._making = threading.Lock()
 
     def inspect(
@@ -60,18 +59,19 @@ class Inspector:
         return self._each(text, look)
 
     def reference(self) -> ReferenceSession:
-        with self._making:
-            if self._reference is None:
-                path = self._graph("reference")
-                self._reference = ReferenceSession(path, self._sizes, placement=self._placement, threads=self._threads)
-            return self._reference
+        return self._session("reference", ReferenceSession)
 
     def lens_session(self) -> LensSession:
+        return self._session("lens", LensSession)
+
+    def _session(self, kind: str, make: Callable[..., T]) -> T:
+        """The only one of its kind."""
         with self._making:
-            if self._lens is None:
-                path = self._graph("lens")
-                self._lens = LensSession(path, self._sizes, placement=self._placement, threads=self._threads)
-            return self._lens
+            if kind not in self._sessions:
+                path = self._graph(kind)
+                self._sessions[kind] = make(path, self._sizes, placement=self._placement, threads=self._threads)
+            found: T = self._sessions[kind]
+            return found
 
     def _graph(self, kind: str) -> Path:
         """The file of a graph whose weights have been hashed. All of them lie in the same file."""

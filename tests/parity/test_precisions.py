@@ -202,6 +202,7 @@ def test_a_bundle_in_every_precision_holds_these_files_and_its_manifest_lists_th
         ("reference", "fp32", "onnx/model.onnx"),
         ("decode", "fp32", "onnx/decode.onnx"),
         ("decode_cuda", "fp32", "onnx/decode_cuda.onnx"),
+        ("lens", "fp32", "onnx/lens.onnx"),
         ("decode", "fp16", "onnx/decode_fp16.onnx"),
         ("decode", "int8", "onnx/decode_int8.onnx"),
         ("prefill", "int8", "onnx/prefill_int8.onnx"),
@@ -210,7 +211,7 @@ def test_a_bundle_in_every_precision_holds_these_files_and_its_manifest_lists_th
 
 
 def test_the_float32_graphs_are_the_same_with_and_without_other_precisions(bundle, precise_bundle):
-    for name in ("onnx/model.onnx", "onnx/decode.onnx", "onnx/model.onnx_data"):
+    for name in ("onnx/model.onnx", "onnx/lens.onnx", "onnx/decode.onnx", "onnx/model.onnx_data"):
         assert (bundle / name).read_bytes() == (precise_bundle / name).read_bytes()
 
 
@@ -594,6 +595,7 @@ def test_the_command_takes_precisions_with_commas(checkpoint, tmp_path, monkeypa
         assert [quality["passed"] for quality in report["precisions"]] == [True, True]
         assert {row["graph"] for row in report["tensors"]} == {
             "reference",
+            "lens",
             "decode",
             "decode_cuda",
             "decode int8",
