@@ -114,11 +114,12 @@ def inspect_ids(
     layers: Sequence[int],
 ) -> Inspection:
     """Run the reference graph over ids, fetching what is wanted."""
-    length, sizes = len(token_ids), architecture
-    logits = np.zeros((length if OUTPUTS[0] in outputs else 0, sizes.vocab_size), np.float32)
-    states = np.zeros((sizes.n_layer + 1 if OUTPUTS[1] in outputs else 0, length, sizes.n_embd), np.float32)
-    chosen = tuple(layers) if OUTPUTS[2] in outputs else ()
-    maps = np.zeros((len(chosen), sizes.n_head, length, length), np.float32)
+    length = len(token_ids)
+    logits = np.zeros((length if "logits" in outputs else 0, architecture.vocab_size), np.float32)
+    n_states = architecture.n_layer + 1 if "hidden_states" in outputs else 0
+    states = np.zeros((n_states, length, architecture.n_embd), np.float32)
+    chosen = tuple(layers) if "attentions" in outputs else ()
+    maps = np.zeros((len(chosen), architecture.n_head, length, length), np.float32)
     places = {"logits": logits} if logits.size else {}
     places |= {f"hidden_states.{layer}": state for layer, state in enumerate(states)}
     places |= {f"attentions.{layer}": heads for layer, heads in zip(chosen, maps, strict=True)}

@@ -82,9 +82,9 @@ def lens_ids(
     progress: Callable[[int], object],
 ) -> Lens:
     """Look through the lens at ids; `progress` hears of each layer."""
-    length, sizes = len(token_ids), architecture
-    logits = np.zeros((length, sizes.vocab_size), np.float32)
-    states = np.zeros((sizes.n_layer, length, sizes.n_embd), np.float32)  # the last one is normed already
+    length = len(token_ids)
+    logits = np.zeros((length, architecture.vocab_size), np.float32)
+    states = np.zeros((architecture.n_layer, length, architecture.n_embd), np.float32)  # the last one is normed already
     places = {f"hidden_states.{layer}": state for layer, state in enumerate(states)}
     reference.read(token_ids, {"logits": logits, **places})
     answers: NDArray[np.int64] = logits.argmax(axis=1)

@@ -16,6 +16,7 @@ from runtime.manifest import NAME, Continuation, Likelihoods, read_object
 from runtime.reference_session import ReferenceSession
 from runtime.replay import greedy_tokens
 from runtime.scoring import target_logprobs
+from runtime.whole_file import whole_file
 
 Floats = NDArray[np.float32]
 FACTOR = 2.0
@@ -153,9 +154,5 @@ def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:
     path = bundle.folder / NAME
     content = read_object(path)
     content["parity"] = {**content["parity"], "proofs": [*content["parity"].get("proofs", []), dict(proof)]}
-    beside = path.with_suffix(".tmp")
-    try:
+    with whole_file(path) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -71,10 +71,11 @@ class ReferenceSession:
         """
         ids, past = np.array([token_ids]), self._empty_past(1)
         for rows in self._parts(len(token_ids)):
-            found = self.run(ids[:, rows], past=past, outputs=[*places, *past])
+            kept = past if rows.stop < len(token_ids) else ()
+            found = self.run(ids[:, rows], past=past, outputs=[*places, *kept])
             for name, place in places.items():
                 write_rows(place, found[name][0], rows)
-            past = {name: found[name] for name in past}
+            past = {name: found[name] for name in kept}
 
     def _parts(self, length: int) -> Iterator[slice]:
         row = 4 * self._architecture.n_layer * self._architecture.n_head * length

@@ -10,8 +10,8 @@ from typing import Any
 from runtime.cli import inside
 from runtime.cli.arguments import add_loading
 from runtime.cli.complete import read_prompt
-from runtime.cli.output_file import whole_file
 from runtime.cli.progress import progress_bar
+from runtime.whole_file import whole_file
 
 DESCRIPTION = """\
 Show what each layer would have said behind a text; with --output draw attentions or the lens, with --html write a page
