@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import GPT2Config
 
-from export.errors import ExportError
+from export.errors import ExportError, first_line
 from runtime.manifest import Architecture
 
 # Every formula that GPT-2 checkpoints name, by the node that computes it. gelu_fast, gelu_accurate and
@@ -32,7 +32,10 @@ def parse_config(name: str, content: dict[str, Any]) -> GPT2Config:
     """The config that a config.json holds; ExportError for the first thing in it that the graphs would not honour."""
     if content.get("model_type") != "gpt2":
         raise ExportError(f"{name}: model_type must be 'gpt2', got {content.get('model_type')!r}")
-    config = GPT2Config.from_dict(content)
+    try:
+        config = GPT2Config.from_dict(content)
+    except Exception as error:  # any type of any field may be wrong
+        raise ExportError(f"{name}: its config.json cannot be read: {first_line(error)}") from None
     for problem in problems(config):
         raise ExportError(f"{name}: {problem}")
     return config
@@ -40,9 +43,10 @@ def parse_config(name: str, content: dict[str, Any]) -> GPT2Config:
 
 def problems(config: GPT2Config) -> Iterator[str]:
     classes = config.architectures or ["GPT2LMHeadModel"]
-    if not CLASSES.intersection(classes):
-        yield f"architectures must be one of {', '.join(sorted(CLASSES))}, got {', '.join(classes)}"
-    if config.activation_function not in ACTIVATIONS:
+    if not isinstance(classes, list) or not CLASSES.intersection(map(str, classes)):
+        got = ", ".join(map(str, classes)) if isinstance(classes, list) else repr(classes)
+        yield f"architectures must be one of {', '.join(sorted(CLASSES))}, got {got}"
+    if not isinstance(config.activation_function, str) or config.activation_function not in ACTIVATIONS:
         yield f"activation_function must be one of {', '.join(ACTIVATIONS)}, got {config.activation_function!r}"
     for field in ("add_cross_attention", "is_encoder_decoder", "pruned_heads", "quantization_config"):
         if value := getattr(config, field, None):
@@ -52,6 +56,10 @@ def problems(config: GPT2Config) -> Iterator[str]:
         least = 2 if field == "vocab_size" else 1
         if type(value) is not int or value < least:
             yield f"{field} must be an integer of at least {least}, got {value!r}"
+    if not isinstance(config.layer_norm_epsilon, float | int) or not 0 < config.layer_norm_epsilon < 1:
+        yield f"layer_norm_epsilon must be a number between 0 and 1, got {config.layer_norm_epsilon!r}"
+    if config.n_inner is not None and (type(config.n_inner) is not int or config.n_inner < 1):
+        yield f"n_inner must be an integer of at least 1, or null, got {config.n_inner!r}"
     if config.n_embd % config.n_head or (config.n_embd // config.n_head) % HEAD_SIZE_STEP:
         yield f"n_embd / n_head must be a multiple of {HEAD_SIZE_STEP}, got {config.n_embd} / {config.n_head}"
 

@@ -2,13 +2,13 @@
 
 import json
 import platform
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 import runtime
 from export.architecture import describe
@@ -94,22 +94,22 @@ def write_quantized_graphs(
 
 def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
     """config.json, generation_config.json, tokenizer files and genai_config.json."""
-    write_config(checkpoint, folder)
+    write_json(folder / "config.json", config_content(checkpoint))
     save_tokenizer(checkpoint.load_tokenizer(), folder)
-    given = checkpoint.folder / "generation_config.json"
-    if given.exists():
-        shutil.copyfile(given, folder / given.name)
-    else:
-        GenerationConfig.from_model_config(checkpoint.config).save_pretrained(folder)
-    write_genai_config(checkpoint.config, GenerationConfig.from_pretrained(folder), folder)
+    write_json(folder / "generation_config.json", checkpoint.settings.generation)
+    write_genai_config(checkpoint.config, checkpoint.generation_config(), folder)
 
 
-def write_config(checkpoint: Checkpoint, folder: Path) -> None:
+def config_content(checkpoint: Checkpoint) -> dict[str, Any]:
     """The checkpoint's config, and the key by which Transformers.js finds the weights file."""
-    content = checkpoint.config.to_dict()
+    content: dict[str, Any] = checkpoint.config.to_dict()
     content["architectures"] = ["GPT2LMHeadModel"]
     content["transformers.js_config"] = {"use_external_data_format": True}
-    (folder / "config.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -123,7 +123,9 @@ def make_manifest(checkpoint: Checkpoint, parameters: int, graphs: Iterable[Grap
     """A manifest of the files that are in `folder` now."""
     architecture: Architecture = describe(checkpoint.config, parameters)
     source = Source(checkpoint.id, checkpoint.revision, checkpoint.weights_sha256())
-    return Manifest(source, architecture, tuple(graphs), record_files(folder), versions())
+    merged = checkpoint.adapter
+    adapter = Source(merged.id, merged.revision, merged.sha256()) if merged else None
+    return Manifest(source, architecture, tuple(graphs), record_files(folder), versions(), adapter=adapter)
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:

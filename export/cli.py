@@ -48,6 +48,11 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
         help="decode graphs to add to float32's: fp16 (for CUDA), int8, int4, with commas (default: fp32)",
     )
     parser.add_argument("--revision", help="a branch, tag or commit of a Hub id")
+    parser.add_argument(
+        "--adapter",
+        metavar="DIR",
+        help="a folder or Hub id with an adapter to be merged: LoRA and its relatives (needs peft)",
+    )
     parser.add_argument("--force", action="store_true", help="replace the bundle at DIR")
     parser.add_argument("--json", action="store_true", help="print the parity report as JSON instead of a table")
     return parser
@@ -70,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
         options.output,
         precisions=[precision.strip() for precision in options.precision.split(",")],
         revision=options.revision,
+        adapter=options.adapter,
         force=options.force,
         steps=steps,
     )

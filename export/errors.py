@@ -7,3 +7,9 @@ class ExportError(ValueError):
 
 class ParityError(ExportError):
     """A bundle that does not compute what PyTorch computes."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -14,7 +14,8 @@ tags: [gpt2, onnx]
 
 # {source.id} on ONNX Runtime
 
-{source.id}{revision}, {architecture.parameters:,} parameters, exported with gpt2-onnx and checked against PyTorch.
+{source.id}{revision}{adapter}, {architecture.parameters:,} parameters, exported with gpt2-onnx and checked against
+PyTorch.
 
 ```python
 import runtime  # pip install "gpt2-onnx[cpu]"
@@ -55,6 +56,7 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
     text = CARD.format(
         source=manifest.source,
         revision=revision,
+        adapter=f" with the adapter {manifest.adapter.id} merged into it" if manifest.adapter else "",
         architecture=manifest.architecture,
         cases=", ".join(dict.fromkeys(row.case for row in report.rows)),
         shortlist=SHORTLIST_ROW if f"onnx/{FILE}" in manifest.files else "",

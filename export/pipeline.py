@@ -33,6 +33,7 @@ def export_bundle(
     *,
     precisions: str | Collection[str] = "fp32",
     revision: str | None = None,
+    adapter: str | None = None,
     force: bool = False,
     steps: Steps | None = None,
 ) -> Report:
@@ -43,6 +44,8 @@ def export_bundle(
         output: The bundle's folder. It appears whole, after verification, or not at all.
         precisions: Of decode graphs to add to float32's: any of `"fp16"`, `"int8"` and `"int4"`.
         revision: A branch, tag or commit of a Hub id.
+        adapter: A folder or a Hub id with an adapter of this checkpoint, LoRA or one of its relatives, to be merged;
+            needs peft. One that lies in the checkpoint's own folder is merged without being named.
         force: Replace a bundle that is at `output`.
         steps: Where progress goes; standard error by default.
 
@@ -60,11 +63,12 @@ def export_bundle(
     asked = check_precisions(precisions)
     recipes, half = find_recipes(asked), HALF in asked
     with staged(output, force=force) as folder:
-        with steps.step("Finding the checkpoint"):
-            source = find_checkpoint(checkpoint, revision=revision)
+        with steps.step("Finding and checking the checkpoint"):
+            source = find_checkpoint(checkpoint, revision=revision, adapter=adapter)
             check_quantizable(source, recipes)
         with steps.step("Writing config and tokenizer"):
             write_settings(source, folder)
+        steps.note(source.notes)
         with steps.step("Writing the weights"):
             weights, parameters = copy_weights(source, folder)
         with steps.step("Tracing and building the graphs"):

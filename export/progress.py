@@ -1,7 +1,7 @@
 """What a person sees while an export works: each step, what it is at, and how long it took."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -22,3 +22,8 @@ class Steps:
         with self.console.status(title) as status:
             yield lambda detail: status.update(f"{title}: {detail}")
         self.console.print(f"  {title:<44} {time.perf_counter() - started:6.1f} s")
+
+    def note(self, lines: Iterable[str]) -> None:
+        """What a person should know and need not act on."""
+        for line in lines:
+            self.console.print(f"  note: {line}", markup=False, soft_wrap=True)

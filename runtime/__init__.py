@@ -23,6 +23,13 @@ What can be raised, all the way down:
       └ BundleError    a bundle that is missing, damaged or not ours
 """
 
+import os
+import sys
+
+_home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  (pathlib may be theirs)
+if sys.argv[:1] == ["-m"] and sys.path[0] == os.getcwd() != _home:  # noqa: PTH109
+    del sys.path[0]  # -m puts the current folder there, which may be a bundle with a numpy.py in it
+
 from runtime.errors import BundleError
 from runtime.onnx_runtime import ensure_onnxruntime, started_as_command
 

@@ -85,7 +85,11 @@ class Likelihoods:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A bundle's manifest. `files` is by path within the bundle, with forward slashes; manifest.json is not in it."""
+    """A bundle's manifest. `files` is by path within the bundle, with forward slashes; manifest.json is not in it.
+
+    `adapter` is what was merged into the checkpoint, its SHA-256 over adapter_config.json and its weights; None if
+    nothing was.
+    """
 
     source: Source
     architecture: Architecture
@@ -93,6 +97,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
     made_with: Mapping[str, str] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    adapter: Source | None = None
 
     def graph(self, kind: str, precision: str = "fp32") -> Graph:
         for graph in self.graphs:
@@ -189,6 +194,7 @@ def parse(content: dict[str, Any]) -> Manifest:
         files=files,
         made_with=content["made_with"],
         parity=content["parity"],
+        adapter=None if content.get("adapter") is None else build(Source, content["adapter"]),
     )
 
 

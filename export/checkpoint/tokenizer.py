@@ -1,0 +1,152 @@
+"""A checkpoint's tokenizer in its fast form, from the files that its class names; it adds nothing after a text."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from tokenizers import Tokenizer
+from transformers import GPT2Config, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+from export.checkpoint.staging import StagingFolder
+from export.errors import ExportError, first_line
+
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+OF_EVERY_CLASS = (TOKENIZER, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+VERSIONED = re.compile(r"tokenizer\.\d[\w.]*\.json")
+READ = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken"}  # a vocabulary may be a pickle elsewhere
+PATHS = re.compile(r".*_files?")  # settings that name files to read
+UNREAD = {"auto_map", "tokenizer_object", "name_or_path", "add_eos_token"}
+PROBES = ("It was", "\u4e00", "1")
+
+
+def tokenizer_files(config: GPT2Config | None, settings: dict[str, Any]) -> list[str]:
+    """The names of all files that the tokenizer may need, as `from_pretrained` knows them."""
+    known = vocabulary_files(fast_class(class_name(config, settings)))
+    return [TOKENIZER_CONFIG, *OF_EVERY_CLASS, *versioned(settings), *known]
+
+
+def class_name(config: GPT2Config | None, settings: dict[str, Any]) -> str:
+    return str(settings.get("tokenizer_class") or getattr(config, "tokenizer_class", None) or "GPT2Tokenizer")
+
+
+def fast_class(name: str) -> type[PreTrainedTokenizerFast] | None:
+    """transformers' fast class of a name; None where it has none, as of those that transformers 5 names."""
+    for candidate in (name, f"{name}Fast"):
+        try:
+            found = tokenizer_class_from_name(candidate)
+        except ImportError:  # of libraries that only the slow form wants
+            continue
+        if isinstance(found, type) and issubclass(found, PreTrainedTokenizerFast):
+            return found
+    return None
+
+
+def vocabulary_files(kind: type[PreTrainedTokenizerFast] | None) -> list[str]:
+    names = [] if kind is None else [str(name) for name in kind.vocab_files_names.values()]
+    return [name for name in names if Path(name).suffix in READ and name != TOKENIZER]
+
+
+def versioned(settings: dict[str, Any]) -> list[str]:
+    """Forms of tokenizer.json for releases of transformers."""
+    given = settings.get("fast_tokenizer_files")
+    return [name for name in given if VERSIONED.fullmatch(str(name))] if isinstance(given, list) else []
+
+
+def stage_tokenizer(staging: StagingFolder, config: GPT2Config) -> type[PreTrainedTokenizerFast]:
+    """Take the tokenizer's files; the class that reads them."""
+    settings = staging.read_json(TOKENIZER_CONFIG) or {}
+    staging.add(name for name in tokenizer_files(config, settings) if name != TOKENIZER_CONFIG)
+    staging.write_json(TOKENIZER_CONFIG, cleaned(settings))
+    name = class_name(config, settings)
+    found = fast_class(name)
+    if found is None and not staging.has(TOKENIZER):
+        raise ExportError(
+            f"{staging.name}: its tokenizer cannot be loaded: tokenizer_class {name!r} has no fast form in "
+            f"transformers, and there is no {TOKENIZER}"
+        )
+    return found or PreTrainedTokenizerFast
+
+
+def cleaned(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without code and paths, and in the words of the installed transformers."""
+    kept = {name: value for name, value in settings.items() if name not in UNREAD and not PATHS.fullmatch(name)}
+    if isinstance(extra := kept.get("extra_special_tokens"), list):  # transformers 5's name
+        kept["additional_special_tokens"] = [*kept.get("additional_special_tokens", []), *extra]
+        del kept["extra_special_tokens"]
+    return {**kept, "fast_tokenizer_files": names} if (names := versioned(settings)) else kept
+
+
+def load_tokenizer(
+    name: str, folder: Path, kind: type[PreTrainedTokenizerFast], config: GPT2Config
+) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    """The tokenizer, and notes; ExportError if it cannot be read, or says ids that have no row."""
+    try:
+        tokenizer = kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ExportError(f"{name}: its tokenizer cannot be loaded: {first_line(error)}") from None
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
+    if largest >= config.vocab_size:
+        last = config.vocab_size - 1
+        raise ExportError(
+            f"{name}: its tokenizer has the id {largest:,} ({token!r}), and wte has rows 0 to {last:,} only"
+        )
+    if not tokenizer.get_vocab():
+        raise ExportError(f"{name}: its tokenizer has no tokens")
+    after = ", ".join(end_with_the_text(name, tokenizer.backend_tokenizer))
+    told = f"its tokenizer adds {after} after a text: left out, as a completion would begin after it"
+    return cast(PreTrainedTokenizerBase, tokenizer), [told] if after else []
+
+
+def end_with_the_text(name: str, tokenizer: Tokenizer) -> list[str]:
+    """Take what `tokenizer` adds after a text out of it, in place; the tokens that it added.
+
+    What comes before a text stays: the model was trained to see it there.
+    """
+    added = trailing(tokenizer)
+    if added:
+        state = json.loads(tokenizer.to_str())
+        state["post_processor"] = leading_only(state["post_processor"])
+        tokenizer.post_processor = Tokenizer.from_str(json.dumps(state)).post_processor
+        if trailing(tokenizer):
+            raise ExportError(f"{name}: its tokenizer adds {', '.join(added)} after a text, which cannot be left out")
+    return added
+
+
+def trailing(tokenizer: Tokenizer) -> list[str]:
+    """The tokens that it adds after a text."""
+    for text in PROBES:
+        bare = tokenizer.encode(text, add_special_tokens=False).ids
+        tokens, ids = (found := tokenizer.encode(text)).tokens, found.ids
+        starts = [start for start in range(len(ids) - len(bare) + 1) if ids[start : start + len(bare)] == bare]
+        if bare and starts and starts[-1] + len(bare) < len(ids):
+            return list(dict.fromkeys(tokens[starts[-1] + len(bare) :]))
+    return []
+
+
+def leading_only(processor: dict[str, Any]) -> dict[str, Any]:
+    """A post-processor of tokenizer.json without what it adds after a text."""
+    kind = processor.get("type")
+    if kind == "Sequence":
+        return {**processor, "processors": [leading_only(part) for part in processor["processors"]]}
+    if kind in ("BertProcessing", "RobertaProcessing"):
+        token, token_id = processor["cls"]
+        special = {token: {"id": token, "ids": [token_id], "tokens": [token]}}
+        single = [piece("SpecialToken", token), piece("Sequence", "A")]
+        pair = [*single, piece("Sequence", "B", 1)]
+        return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
+    if kind == "TemplateProcessing":
+        return {**processor, **{name: up_to_the_text(processor[name]) for name in ("single", "pair")}}
+    return processor
+
+
+def piece(kind: str, name: str, type_id: int = 0) -> dict[str, Any]:
+    return {kind: {"id": name, "type_id": type_id}}
+
+
+def up_to_the_text(pieces: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = list(pieces)
+    last = max((n for n, part in enumerate(found) if "Sequence" in part), default=-1)
+    return found[: last + 1]
