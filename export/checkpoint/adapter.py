@@ -15,11 +15,11 @@ from export.errors import ExportError, first_line
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-MERGED = ("LORA", "ADALORA", "IA3", "VERA", "FOURIERFT", "LOHA", "LOKR", "OFT", "BOFT", "HRA", "LN_TUNING")
+MERGED = ("LORA", "ADALORA", "IA3", "VERA", "FOURIERFT", "LN_TUNING")  # peft has no others for GPT-2's Conv1D
 TASKS = (None, "CAUSAL_LM")
 OF_TRAINING = {"corda_config", "eva_config", "loftq_config", "lora_ga_config", "runtime_config"}
 ELSEWHERE = {"auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version"}
-CODE = {"megatron_config", "megatron_core"}  # the name of a module to import
+CODE = "megatron_core"  # the name of a module to import, which peft does where there is a megatron_config
 STARTS = {"gaussian", "eva", "orthogonal", "pissa", "olora"}  # of init_lora_weights; others need more than the weights
 REDONE = {"pissa", "olora"}  # they change the base's weights, in the same way each time
 EMBEDDINGS = (".wte.", ".lm_head.")
@@ -90,10 +90,10 @@ def checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
     if isinstance(start, str) and start not in STARTS:
         raise ExportError(f"{name}: init_lora_weights must be one of {', '.join(sorted(STARTS))}, got {start!r}")
     for field, value in given.items():
-        odd = field in CODE or field == "layer_replication" or field.startswith("alora_")
+        odd = field == "layer_replication" or field.startswith("alora_")
         if value and (odd or (field.endswith("_config") and field not in OF_TRAINING)):
             raise ExportError(f"{name}: {field} is not supported, got {value!r}")
-    kept = {k: v for k, v in given.items() if k not in OF_TRAINING | ELSEWHERE | CODE and v is not None}
+    kept = {k: v for k, v in given.items() if k not in {*OF_TRAINING, *ELSEWHERE, CODE} and v is not None}
     return {**kept, "init_lora_weights": True} if start in STARTS - REDONE else kept
 
 
