@@ -93,7 +93,7 @@ class Session:
             kept = len(self._ids) - check_count("tokens", tokens, least=0, most=len(self._ids))
             self._turn += 1
             self._ids = self._ids[:kept]
-            self._text = self._prompting.tokenizer.decode(self._ids)
+            self._text = self._prompting.tokenizer.decode_after_start(self._ids)
 
     def close(self) -> None:
         """Give the cache back, as soon as a stream that is under way has ended; the text can still be read."""
@@ -160,7 +160,7 @@ class Session:
         """
         tokenizer = self._prompting.tokenizer
         ids = [*generation.prompt_ids, *generation.token_ids]
-        text = tokenizer.decode(ids)
+        text = tokenizer.decode_after_start(ids)
         hidden = len(tokenizer.decode(generation.token_ids)) - len(generation.text)
         self._text = text[: len(text) - hidden]
         self._ids = tokenizer.encode(self._text) if hidden else ids

@@ -25,6 +25,7 @@ class Tokenizer:
             raise BundleError(f"{path} is not a tokenizer: {error}") from None
         self._tokenizer.no_truncation()  # a checkpoint may have saved the setting of its training
         self._tokenizer.no_padding()
+        self.start = self.encode("")  # what every text begins with, by a template in tokenizer.json
         self.joins = isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel)
 
     def encode(self, text: str) -> list[int]:
@@ -35,6 +36,11 @@ class Tokenizer:
         """The text of `ids`; a character whose bytes are not all there becomes U+FFFD."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
+
+    def decode_after_start(self, ids: Sequence[int]) -> str:
+        """The text that `encode` would give `ids` for: without what every text begins with."""
+        begun = list(ids[: len(self.start)]) == self.start
+        return self.decode(ids[len(self.start) :] if begun else ids)
 
     def piece(self, token_id: int) -> str:
         """One id's text; bytes that make no character by themselves as \\xNN."""

@@ -59,15 +59,16 @@ def stage_tokenizer(staging: StagingFolder, config: GPT2Config) -> type[PreTrain
     """Take the tokenizer's files; the class that reads them."""
     settings = staging.read_json(TOKENIZER_CONFIG) or {}
     staging.add(name for name in tokenizer_files(config, settings) if name != TOKENIZER_CONFIG)
-    staging.write_json(TOKENIZER_CONFIG, cleaned(settings))
     name = class_name(config, settings)
     found = fast_class(name)
+    kind = found or PreTrainedTokenizerFast
+    staging.write_json(TOKENIZER_CONFIG, {**cleaned(settings), "tokenizer_class": kind.__name__})
     if found is None and not staging.has(TOKENIZER):
         raise ExportError(
             f"{staging.name}: its tokenizer cannot be loaded: tokenizer_class {name!r} has no fast form in "
             f"transformers, and there is no {TOKENIZER}"
         )
-    return found or PreTrainedTokenizerFast
+    return kind
 
 
 def cleaned(settings: dict[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_a_folder_with_an_adapter_alone_finds_its_base(base, lora, tmp_path):
     with pytest.raises(ExportError, match=r"names no base; give both: BASE --adapter .*alone"):
         find_checkpoint(str(folder))
     edit(folder / "adapter_config.json", base_model_name_or_path="/no/such/base")
-    with pytest.raises(ExportError, match="no folder at /no/such/base"):
+    with pytest.raises(ExportError, match=r"no folder at /no/such/base"):
         find_checkpoint(str(folder))
 
 
@@ -200,10 +200,12 @@ def test_a_module_that_it_names_is_not_imported(base, lora, tmp_path, monkeypatc
 
 def test_without_peft_the_command_that_installs_it_is_named(base, lora, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ExportError, match=r'merging an adapter needs peft; install it: pip install "gpt2-onnx\[adapter\]"'):
+    with pytest.raises(
+        ExportError, match=r'merging an adapter needs peft; install it: pip install "gpt2-onnx\[adapter\]"'
+    ):
         find_checkpoint(str(base), adapter=str(lora[1]))
 
 
-def test_a_folder_without_an_adapter_is_refused(base, tmp_path):
+def test_a_folder_without_an_adapter_is_refused(base):
     with pytest.raises(ExportError, match=r"is no adapter: it has no adapter_config\.json"):
         find_checkpoint(str(base), adapter=str(base))
