@@ -59,7 +59,7 @@ def export_bundle(
     steps, output = steps or Steps(), Path(output).expanduser()
     asked = check_precisions(precisions)
     recipes, half = find_recipes(asked), HALF in asked
-    with staged(output, force=force) as folder:
+    with staged(output, force=force, say=steps.say) as folder:
         with steps.step("Finding the checkpoint"):
             source = find_checkpoint(checkpoint, revision=revision)
             check_quantizable(source, recipes)

@@ -22,3 +22,7 @@ class Steps:
         with self.console.status(title) as status:
             yield lambda detail: status.update(f"{title}: {detail}")
         self.console.print(f"  {title:<44} {time.perf_counter() - started:6.1f} s")
+
+    def say(self, line: str) -> None:
+        """A line as it is, however long, and whatever brackets are in it."""
+        self.console.print(line, markup=False, emoji=False, soft_wrap=True)

@@ -15,8 +15,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def one_line(message: str) -> str:
-    """Arguments and paths may hold line ends; an error has none."""
-    return " ".join(message.split())
+    """Arguments and paths may hold line ends; an error has none. Spaces stay, as they may be a name's."""
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from runtime.cli import inside
 from runtime.cli.arguments import add_loading
 from runtime.cli.complete import read_prompt
 from runtime.cli.progress import progress_bar
+from runtime.shell import command
 from runtime.whole_file import whole_file
 
 DESCRIPTION = """\
@@ -80,7 +81,8 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{flag} must end in {' or '.join(suffixes)}, got {path}")
     if not path.parent.is_dir():
-        raise ValueError(f"{flag} must be in a folder that is there, got {path}; make it: mkdir -p {path.parent}")
+        make = command("mkdir", "-p", path.parent)
+        raise ValueError(f"{flag} must be in a folder that is there, got {path}; make it: {make}")
 
 
 def check_sizes(options: argparse.Namespace, sizes: Any) -> None:

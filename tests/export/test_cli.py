@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,20 +34,29 @@ def checkpoint(tmp_path_factory, seeded_checkpoint):
     return seeded_checkpoint(tmp_path_factory.mktemp("cli") / "tiny")
 
 
+NAME = """-my  bundle's "x" $HOME"""
+
+
 def test_it_shows_its_steps_and_a_table_and_says_what_to_do_next(checkpoint, tmp_path):
-    done = export(checkpoint, "--output", tmp_path / "bundle")
+    done = export(checkpoint, f"--output={NAME}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"Verifying against PyTorch +\d+\.\d s", done.stderr)
     assert len(re.findall(r"pass", done.stdout)) == 12  # a line a family of tensors
     assert re.search(r"greedy: (\d+) of \1 tokens over 5 prompts as PyTorch's", done.stdout)
-    command = re.search(r"python -m (runtime complete .*)", done.stdout)[1]
-    assert str(tmp_path / "bundle") in command
-    again = export(checkpoint, "--output", tmp_path / "bundle")
+    command = re.search(r"is ready: (python -m runtime complete .*)", done.stdout)[1]
+    assert pasted(command, tmp_path).returncode == 0
+    again = export(checkpoint, f"--output={NAME}", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr.count("\n") == 1
     assert "exists; choose another --output, or replace it with --force" in again.stderr
-    report = export(checkpoint, "--output", tmp_path / "bundle", "--force", "--json")
+    report = export(checkpoint, f"--output={NAME}", "--force", "--json", cwd=tmp_path)
     assert json.loads(report.stdout)["passed"] is True
+
+
+def pasted(command, folder):
+    """What bash makes of a printed command, with this Python for `python`."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(["bash", "-c", command], cwd=folder, env={**os.environ, "PATH": path}, check=False)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +66,7 @@ def test_it_shows_its_steps_and_a_table_and_says_what_to_do_next(checkpoint, tmp
         (["gpt2"], 2, "the following arguments are required: --output"),
         (["./nowhere", "--output", "out"], 1, "no folder at ./nowhere, and it is no Hub id"),
         ([".", "--output", "out"], 1, "it has no config.json"),
+        (["gpt2", "--output", ""], 1, "--output must name a folder, got ''"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, code, message, tmp_path):
