@@ -56,11 +56,13 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     from export.progress import Steps
     from export.staging import prepare
+    from runtime.file_names import check_name
     from runtime.shell import command
 
     if not options.output:  # a shell's variable that is not set; it would mean the current folder
         raise ValueError("--output must name a folder, got ''")
     steps, output = Steps(), Path(options.output).expanduser()
+    check_name(options.checkpoint)
     prepare(output, force=options.force, say=steps.say)  # before the seconds that the imports take
     quiet_libraries()
     with steps.step("Loading PyTorch and optimum"):

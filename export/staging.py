@@ -9,6 +9,7 @@ from pathlib import Path
 from export.output_folder import check_output, home_of
 from export.placing import NEW, place, put_back
 from export.stage import locked_stage, stages_of, taken_over
+from runtime.file_names import check_name
 from runtime.manifest import NAME
 from runtime.shell import command
 
@@ -40,6 +41,7 @@ def prepare(output: Path, *, force: bool, say: Say = on_stderr) -> Path:
     """Clear what killed exports left, refuse what cannot be written, and give the folder that a link leads to."""
     if not output.is_symlink() or output.exists():  # a link that leads nowhere is refused as it is
         output = output.resolve()
+    check_name(output)
     for stage in list(stages_of(output)):
         clear(stage, output, say)
     check_output(output, force=force)

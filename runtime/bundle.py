@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.errors import BundleError
 from runtime.external_data import external_data_locations
+from runtime.file_names import check_name
 from runtime.manifest import NAME, FileRecord, Manifest, read_manifest, read_object
 from runtime.shell import command
 
@@ -105,6 +106,7 @@ def parsed_files(manifest: Manifest) -> list[str]:
 
 def find_folder(path: str | Path) -> Path:
     """The folder at `path`, if there is a manifest in it."""
+    check_name(path)
     try:
         folder = Path(path).expanduser()
         if (folder / NAME).is_file():

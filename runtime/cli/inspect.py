@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cli import inside
-from runtime.cli.arguments import add_loading
+from runtime.cli.arguments import add_loading, text
 from runtime.cli.complete import read_prompt
 from runtime.cli.progress import progress_bar
 from runtime.shell import command
@@ -24,7 +24,7 @@ TOP = 5
 
 def add_to(commands: Any) -> None:
     parser = commands.add_parser("inspect", help="look inside: attentions and the logit lens", description=DESCRIPTION)
-    parser.add_argument("text", metavar="TEXT", help="at most the context; - reads standard input")
+    parser.add_argument("text", type=text, metavar="TEXT", help="at most the context; - reads standard input")
     parser.add_argument("--layer", type=int, metavar="N", help="of the attention map to draw, from 0")
     parser.add_argument("--head", type=int, metavar="N", help="of the attention map to draw, from 0")
     parser.add_argument("--lens", action="store_true", help="draw the lens instead: what each layer would have said")
@@ -44,10 +44,10 @@ def run(options: argparse.Namespace) -> int:
     from runtime.loading import find_model
 
     check(options)
-    text = read_prompt(options.text)
+    looked_at = read_prompt(options.text)
     model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
     check_sizes(options, model.bundle.manifest.architecture)
-    look = Look(model, text, options)
+    look = Look(model, looked_at, options)
     if options.output:
         write_picture(options, look)
     if options.html:

@@ -96,6 +96,25 @@ def test_graphs_that_do_not_compute_the_checkpoint_are_not_written(checkpoint, t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there, whatever the locale")
+def test_names_that_are_not_ascii_in_an_ascii_locale(checkpoint, tmp_path):
+    """Refused before the work with what to do, and that is right."""
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / "çheckpoint").symlink_to(checkpoint)
+    for source, output, name in (
+        (checkpoint, tmp_path / "bündle", "b\\xc3\\xbcndle"),
+        (tmp_path / "çheckpoint", tmp_path / "bundle", "\\xc3\\xa7heckpoint"),
+    ):
+        done = export(source, "--output", output, env=locale)
+        advice = "in this locale names are ASCII; choose another: export LC_ALL=C.UTF-8 (or PYTHONUTF8=1)"
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"gpt2-onnx-export: $'{tmp_path}/{name}' cannot be used: {advice}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["çheckpoint"]
+    done = export(tmp_path / "çheckpoint", "--output", tmp_path / "bündle", env={**locale, "LC_ALL": "C.UTF-8"})
+    assert done.returncode == 0, done.stderr
+    assert "ready" in done.stdout
+
+
 def heed_interrupts():
     """A shell starts what it puts in the background with interrupts ignored, and its children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
