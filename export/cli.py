@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(report.as_manifest(), indent=2), flush=True)
         return
-    Console().print(make_table(report), *report.lines(), "", sep="\n")
+    Console().print(make_table(report))
+    Console().print(*report.lines(), "", sep="\n", soft_wrap=True)  # a command in them stays in one line
     complete = command("python", "-m", "runtime", "complete", "--model", output)
     print(f'{output} is ready: {complete} "Once upon a time"', flush=True)
 

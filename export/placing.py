@@ -18,6 +18,7 @@ from runtime.manifest import NAME, checked_path
 NEW, OLD, MOVES = "new", "old", "moves.json"
 IMMOVABLE = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM}  # mounts, an image's layers, other people's folders
 OF_THE_FILE_SYSTEM = {"lost+found"}
+LAST = ("config.json", NAME)  # without the one a folder is no checkpoint, without the other no bundle
 
 
 def place(stage: Path, output: Path) -> None:
@@ -95,14 +96,14 @@ def there(path: Path) -> bool:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Everything but folders, by its path from `folder`, the manifest last."""
+    """Everything but folders, by its path from `folder`, in the order in which they may appear."""
     found = []
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
         if Path(place) == folder:
             folders[:] = [name for name in folders if not foreign(folder / name)]
         found += [(Path(place) / name).relative_to(folder).as_posix() for name in [*files, *links]]
-    return sorted(found, key=lambda name: (name == NAME, name))
+    return sorted(found, key=lambda name: (name in LAST, name))
 
 
 def foreign(entry: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -104,6 +105,19 @@ def test_putting_back_may_be_killed_too(tmp_path, number):
     assert seen_by_the_runtime(output) in (None, OLD, NEW)
     prepare(output, force=True, say=str)
     assert content(tmp_path) in ({f"gpt2/{name}": text for name, text in files.items()} for files in (OLD, NEW))
+
+
+def test_what_the_runtime_says_of_a_half_moved_bundle_puts_it_right(tmp_path):
+    """It is no checkpoint, though all but two of a bundle's files may be there."""
+    output = tmp_path / "gpt2"
+    fill(output, OLD)
+    assert killed_before_rename(6, output, in_place=True)
+    assert list(output.rglob("decode.onnx"))
+    with pytest.raises(BundleError, match=re.escape(f"make one: python -m export CHECKPOINT --output {output}")):
+        find_folder(output)
+    prepare(output, force=True, say=str)
+    assert find_folder(output) == output
+    assert content(output) == OLD
 
 
 def test_what_somebody_put_there_after_the_kill_is_kept(tmp_path):
