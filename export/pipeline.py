@@ -25,6 +25,7 @@ from export.quantization.quantize import check_quantizable, quantize_checkpoint
 from export.quantization.recipe import HALF, check_precisions, find_recipes
 from export.staging import staged
 from runtime.bundle import open_bundle
+from runtime.file_names import check_name
 
 
 def export_bundle(
@@ -61,8 +62,9 @@ def export_bundle(
     """
     steps, output = steps or Steps(), Path(output).expanduser()
     asked = check_precisions(precisions)
+    check_name(checkpoint)
     recipes, half = find_recipes(asked), HALF in asked
-    with staged(output, force=force) as folder:
+    with staged(output, force=force, say=steps.say) as folder:
         with steps.step("Finding and checking the checkpoint"):
             source = find_checkpoint(checkpoint, revision=revision, adapter=adapter)
             check_quantizable(source, recipes)
