@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,7 +45,7 @@ class FakeOnnxRuntime:
     def __init__(self, *, error=lambda _: None, got=None, available=(CUDA, CPU)):
         self.error, self.got, self.available = error, got, list(available)
         self.sessions = []  # (model, provider, its options) of each that was asked for
-        self.SessionOptions = SimpleNamespace
+        self.SessionOptions = partial(SimpleNamespace, add_session_config_entry=lambda *_: None)
 
     def get_available_providers(self):
         return self.available
