@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> None:
     with steps.step("Loading PyTorch and optimum"):
         from rich.console import Console
 
+        from export.parity.refusal import refusal_line
         from export.parity.report import make_table
         from export.pipeline import export_bundle
     report = export_bundle(
@@ -75,10 +76,12 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.json:
         print(json.dumps(report.as_manifest(), indent=2), flush=True)
-        return
-    Console().print(make_table(report), *report.lines(), "", sep="\n")
-    command = f'python -m runtime complete --model {options.output} "Once upon a time"'
-    print(f"{options.output} is ready: {command}", flush=True)
+    else:
+        Console().print(make_table(report), *report.lines(), "", sep="\n")
+        command = f'python -m runtime complete --model {options.output} "Once upon a time"'
+        print(f"{options.output} is ready: {command}", flush=True)
+    if report.refused:
+        fail(refusal_line(report, options.output), 1)
 
 
 def quiet_libraries() -> None:
