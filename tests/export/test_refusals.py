@@ -12,6 +12,7 @@ import runtime
 from export.parity.precision import Quality
 from export.parity.refusal import failing_lines, refusal_line, settle
 from export.parity.report import Refusal, Report, Row
+from export.pipeline import export_bundle
 from runtime.bundle import open_bundle
 from runtime.rounded_proof import RoundedStandard
 
@@ -213,3 +214,14 @@ def test_report_manifest_and_card_say_what_was_refused(refused):
     assert [one["precision"] for one in parity["precisions"] + parity["rounded"]] == ["int4", "int4"]
     assert not any("int8" in row["graph"] for row in parity["tensors"])
     assert f"- int8 was left out: {parity['refused'][0]['reason']}" in (output / "README.md").read_text()
+
+
+def test_an_untrained_checkpoint_is_not_refused_for_rounding_that_costs_pytorch_as_much(tmp_path, seeded_checkpoint):
+    """Weights drawn this widely make rounding inputs alone change logits by more than 3 %."""
+    wide = {"n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 40, "initializer_range": 1.1}
+    report = export_bundle(str(seeded_checkpoint(tmp_path / "wide", **wide)), tmp_path / "bundle", precisions="int8")
+    (quality,) = report.qualities
+    assert report.refused == ()
+    assert quality.rounding > 0.03
+    assert 0.8 < quality.rounding / quality.pytorch_rounding < 1.25
+    assert open_bundle(tmp_path / "bundle").manifest.has_graph("decode", "int8")
