@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
     with steps.step("Loading PyTorch and optimum"):
         from rich.console import Console
 
+        from export.parity.refusal import refusal_line
         from export.parity.report import make_table
         from export.pipeline import export_bundle
     report = export_bundle(
@@ -86,11 +87,13 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.json:
         print(json.dumps(report.as_manifest(), indent=2), flush=True)
-        return
-    Console().print(make_table(report))
-    Console().print(*report.lines(), "", sep="\n", soft_wrap=True)  # a command in them stays in one line
-    complete = command("python", "-m", "runtime", "complete", "--model", output)
-    print(f'{output} is ready: {complete} "Once upon a time"', flush=True)
+    else:
+        Console().print(make_table(report))
+        Console().print(*report.lines(), "", sep="\n", soft_wrap=True)  # a command in them stays in one line
+        complete = command("python", "-m", "runtime", "complete", "--model", output)
+        print(f'{output} is ready: {complete} "Once upon a time"', flush=True)
+    if report.refused:
+        fail(refusal_line(report, output), 1)
 
 
 def quiet_libraries() -> None:
