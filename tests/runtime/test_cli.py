@@ -240,11 +240,14 @@ def test_verify_as_json_can_be_parsed(cli, bundle_copy, manifest):
         "files": len(manifest["files"]),
         "parity": True,
         "device": "cpu",
+        "runs_on": found["runs_on"],
+        "wrong_products": [],
         "graphs": [
             {"graph": kind, "precision": precision, "tokens": count, "replayed": count, **errors(graph)}
             for (kind, precision, count), graph in zip(expected, found["graphs"], strict=True)
         ],
     }
+    assert found["runs_on"].startswith("cpu (")
     for graph in found["graphs"]:
         pytorch = manifest["parity"]["lens" if graph["graph"] == "lens" else "likelihoods"]["pytorch_errors"]
         assert 0 < graph["error"] <= graph["allowed"] == max(2 * pytorch[graph["precision"]], 2e-5)
