@@ -16,6 +16,7 @@ from runtime.options import (
     check_precision,
     check_threads,
 )
+from runtime.same_files import check_untouched
 
 MODEL_VARIABLE = "GPT2_ONNX_MODEL"
 DEFAULT_MODEL = "models/gpt2"
@@ -76,6 +77,7 @@ def load(
     precision = precision or default_precision(bundle, placement)
     with weights_verified(bundle, filter(None, (precision, draft)) if verify else ()):
         model = Model(bundle, precision=precision, placement=placement, threads=threads, draft=draft, verify=verify)
+    check_untouched(bundle)
     logger.info("%s runs in %s on %s%s", bundle.folder, precision, placement, why)
     return model
 

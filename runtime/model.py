@@ -53,14 +53,18 @@ class Model:
         self.precision = precision
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
             prompting = beside.submit(Prompting, bundle)
-            self.decode_session = open_decode_session(bundle, precision=precision, placement=placement, threads=threads)
+            self.decode_session = open_decode_session(
+                bundle, precision=precision, placement=placement, threads=threads, own=verify
+            )
         self.prompting = prompting.result()
         hashed = not verify or precision == "fp32"
         self._inspector = Inspector(
             bundle, self.prompting, placement=placement, threads=threads, hash_weights=not hashed
         )
         drafts = (
-            open_decode_session(bundle, precision=draft, placement=placement, threads=DRAFT_THREADS) if draft else None
+            open_decode_session(bundle, precision=draft, placement=placement, threads=DRAFT_THREADS, own=verify)
+            if draft
+            else None
         )
         self._drafting = Drafting(exact=precision in EXACT and not placement.resident, session=drafts)
 
