@@ -19,6 +19,7 @@ from runtime.device.graph import ResidentGraph
 from runtime.device.placement import CPU, Placement
 from runtime.device.runs import DeviceRuns
 from runtime.errors import BundleError
+from runtime.forks import tell_children
 from runtime.forward import Forward
 from runtime.key_value_cache import KeyValueCache
 from runtime.manifest import Architecture
@@ -88,6 +89,7 @@ class DecodeSession:
         self._architecture = architecture
         self._idle: list[Idle] = []
         self._lock = threading.RLock()  # a stream that nobody holds may be collected while this thread has it
+        tell_children(self, DecodeSession._forked)
 
     @contextmanager
     def sequence(self, tokens: int | None = None) -> Iterator[DecodeState]:
@@ -117,6 +119,10 @@ class DecodeSession:
         if self._runs:
             finalize(batch, self._keep, Idle(*shape, forward))
         return batch
+
+    def _forked(self) -> None:
+        """A child uses it no more, but what was lent of it may be given back."""
+        self._lock = threading.RLock()
 
     def _capacity(self, tokens: int | None) -> int:
         most = self._architecture.n_positions

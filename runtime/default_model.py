@@ -76,6 +76,16 @@ def complete(
     return kept_model(find_model(model), precision, device).complete(prompt, batch_size=batch_size, **options)
 
 
+def in_child() -> None:
+    """The lock may have been held by a thread that is not in the child; models know by themselves."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=in_child)
+
+
 def kept_model(path: Path, precision: str | None, device: str, gpu_mem_limit: int | None = None) -> Model:
     folder = os.path.realpath(os.path.expanduser(path))  # noqa: PTH111  (pathlib's raises where there is no such user)
     place = folder, check_device(device), gpu_mem_limit

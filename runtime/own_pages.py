@@ -26,22 +26,21 @@ Range = tuple[int, int]  # addresses
 def own_pages(files: Iterable[Path]) -> Iterator[None]:
     """What the block maps of these files is its own memory afterwards; what was mapped before is left as it is.
 
-    Where the system cannot do that, nothing happens.
+    Where the system cannot do that, nothing happens. Nobody else may map these files meanwhile: what is not the
+    block's may be unmapped at any time, and its addresses be somebody's.
     """
     wanted = {os.path.realpath(file) for file in files}
-    if not wanted:
-        yield
-        return
-    before = set(mapped(wanted))
+    before = mapped(wanted)
     yield
-    for start, end in set(mapped(wanted)) - before:
-        for chunk in range(start, end, CHUNK):
-            replace(chunk, min(CHUNK, end - chunk))
+    for start, end in mapped(wanted):
+        if not any(start < old_end and old_start < end for old_start, old_end in before):
+            for chunk in range(start, end, CHUNK):
+                replace(chunk, min(CHUNK, end - chunk))
 
 
 def mapped(files: set[str]) -> list[Range]:
     """Where files are mapped, privately and to be written to."""
-    if not sys.platform.startswith("linux"):
+    if not files or not sys.platform.startswith("linux"):
         return []
     try:
         lines = os.fsdecode(MAPS.read_bytes()).split("\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 from runtime.bundle import Bundle, file_sha256, parsed_files
 from runtime.errors import BundleError
 from runtime.file_mark import find_mark
+from runtime.forks import making_session
 
 
 @contextmanager
@@ -15,14 +16,15 @@ def same_files(bundle: Bundle, path: Path) -> Iterator[set[str]]:
     """Around the making of a session for the graph at `path`, which opens it and its weights; gives their names.
 
     They are looked at before, so that nothing of another bundle is parsed, and afterwards, as they may be replaced
-    meanwhile.
+    meanwhile. One session is made at a time.
     """
     graph = path.relative_to(bundle.folder).as_posix()
-    check_same(bundle, [graph])
-    weights = bundle.weights_at(path)
-    check_same(bundle, weights)
-    yield weights
-    check_same(bundle, [graph, *weights])
+    with making_session:
+        check_same(bundle, [graph])
+        weights = bundle.weights_at(path)
+        check_same(bundle, weights)
+        yield weights
+        check_same(bundle, [graph, *weights])
 
 
 def check_same(bundle: Bundle, names: Iterable[str]) -> None:
@@ -40,12 +42,17 @@ def check_same(bundle: Bundle, names: Iterable[str]) -> None:
             raise replaced(bundle, path)
 
 
-def check_untouched(bundle: Bundle) -> None:
+def names_read(bundle: Bundle, precisions: Iterable[str]) -> set[str]:
+    """The files that loading these precisions reads."""
+    return {*parsed_files(bundle.manifest), *(name for each in precisions for name in bundle.weights_of(each))}
+
+
+def check_untouched(bundle: Bundle, names: Iterable[str]) -> None:
     """Raise BundleError if a file was changed or replaced since the bundle was opened: what was read may be of both."""
-    for name, mark in bundle.marks.items():
+    for name in names:
         path = bundle.folder / name
         try:
-            same = find_mark(path).same_content(mark)
+            same = find_mark(path).same_content(bundle.marks[name])
         except (OSError, ValueError):
             raise gone(bundle, path) from None
         if not same:
@@ -53,11 +60,9 @@ def check_untouched(bundle: Bundle) -> None:
 
 
 def reopen(bundle: Bundle, precisions: Iterable[str]) -> Bundle:
-    """The same bundle for another process, or for a later time; BundleError where it is no longer the same.
-
-    What these precisions do not read is left unread, too.
-    """
-    names = {*parsed_files(bundle.manifest), *(name for each in precisions for name in bundle.weights_of(each))}
+    """The same bundle for another process; BundleError where what these precisions read is no longer the same."""
+    check_same(bundle, parsed_files(bundle.manifest))
+    names = names_read(bundle, precisions)
     marks = {}
     for name in names:
         try:
