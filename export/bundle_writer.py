@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from export.checkpoint import Checkpoint
 from export.codes import QuantizedWeights
 from export.decode_graph import build_decode_graph
 from export.device_graph import Float32Graph, HalfGraph
-from export.errors import ExportError
+from export.errors import ParityError
 from export.genai_config import write_genai_config
 from export.graph_file import write_graph
 from export.lens_graph import LensGraph
@@ -59,11 +60,11 @@ def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folde
 
 
 def write_half_graph(checkpoint: Checkpoint, folder: Path) -> Graph:
-    """The decode graph in float16, with weights of its own."""
+    """The decode graph in float16, with weights of its own; ParityError if it cannot hold them."""
     model = checkpoint.load_model()
     largest = max(tensor.abs().max().item() for tensor in model.parameters())
     if largest > torch.finfo(torch.float16).max:
-        raise ExportError(f"fp16 holds weights up to 65,504, and the largest here is {largest:,.0f}; leave fp16 out")
+        raise ParityError(f"it holds weights up to 65,504, and the largest here is {largest:,.0f}")
     stored = write_weights(model.half().state_dict(), folder / f"{DECODE_HALF.path}_data")
     write_graph(HalfGraph(checkpoint.config, FloatLinear()), stored, folder / DECODE_HALF.path)
     return DECODE_HALF
@@ -126,6 +127,16 @@ def make_manifest(checkpoint: Checkpoint, parameters: int, graphs: Iterable[Grap
     merged = checkpoint.adapter
     adapter = Source(merged.id, merged.revision, merged.sha256()) if merged else None
     return Manifest(source, architecture, tuple(graphs), record_files(folder), versions(), adapter=adapter)
+
+
+def without(manifest: Manifest, precision: str, folder: Path) -> Manifest:
+    """The manifest of a bundle whose graphs and weights of a precision are no more; they are removed from `folder`."""
+    gone = {name for name in manifest.files if name.partition(".")[0].endswith(f"_{precision}")}
+    for name in gone:
+        (folder / name).unlink()
+    files = {name: record for name, record in manifest.files.items() if name not in gone}
+    graphs = tuple(graph for graph in manifest.graphs if graph.precision != precision)
+    return replace(manifest, files=files, graphs=graphs)
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:

@@ -60,19 +60,25 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> None:
     from export.progress import Steps
-    from export.staging import check_output
+    from export.staging import prepare
+    from runtime.file_names import check_name
+    from runtime.shell import command
 
-    check_output(Path(options.output).expanduser(), force=options.force)  # before the seconds that the imports take
+    if not options.output:  # a shell's variable that is not set; it would mean the current folder
+        raise ValueError("--output must name a folder, got ''")
+    steps, output = Steps(), Path(options.output).expanduser()
+    check_name(options.checkpoint)
+    prepare(output, force=options.force, say=steps.say)  # before the seconds that the imports take
     quiet_libraries()
-    steps = Steps()
     with steps.step("Loading PyTorch and optimum"):
         from rich.console import Console
 
+        from export.parity.refusal import refusal_line
         from export.parity.report import make_table
         from export.pipeline import export_bundle
     report = export_bundle(
         options.checkpoint,
-        options.output,
+        output,
         precisions=[precision.strip() for precision in options.precision.split(",")],
         revision=options.revision,
         adapter=options.adapter,
@@ -81,10 +87,13 @@ def run(options: argparse.Namespace) -> None:
     )
     if options.json:
         print(json.dumps(report.as_manifest(), indent=2), flush=True)
-        return
-    Console().print(make_table(report), *report.lines(), "", sep="\n")
-    command = f'python -m runtime complete --model {options.output} "Once upon a time"'
-    print(f"{options.output} is ready: {command}", flush=True)
+    else:
+        Console().print(make_table(report))
+        Console().print(*report.lines(), "", sep="\n", soft_wrap=True)  # a command in them stays in one line
+        complete = command("python", "-m", "runtime", "complete", "--model", output)
+        print(f'{output} is ready: {complete} "Once upon a time"', flush=True)
+    if report.refused:
+        fail(refusal_line(report, output), 1)
 
 
 def quiet_libraries() -> None:
@@ -96,5 +105,6 @@ def quiet_libraries() -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    print(f"{NAME}: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(part.strip() for part in message.splitlines())  # spaces within it may be a name's
+    print(f"{NAME}: {line}", file=sys.stderr)
     sys.exit(code)

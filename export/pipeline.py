@@ -1,6 +1,7 @@
 """A checkpoint goes in, a bundle comes out that was proved against PyTorch."""
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,17 @@ from export.bundle_writer import (
     copy_weights,
     make_manifest,
     record_file,
+    without,
     write_graphs,
     write_half_graph,
     write_quantized_graphs,
     write_settings,
 )
-from export.checkpoint import find_checkpoint
+from export.checkpoint import Checkpoint, find_checkpoint
 from export.errors import ParityError
 from export.model_card import write_model_card
-from export.parity.report import Report, make_table
+from export.parity.refusal import failing_lines, settle
+from export.parity.report import Refusal, Report, make_table
 from export.parity.verify import Quantized, verify_bundle
 from export.progress import Steps
 from export.quantization.calibration import CALIBRATION, own_texts
@@ -25,6 +28,9 @@ from export.quantization.quantize import check_quantizable, quantize_checkpoint
 from export.quantization.recipe import HALF, check_precisions, find_recipes
 from export.staging import staged
 from runtime.bundle import open_bundle
+from runtime.errors import BundleError
+from runtime.file_names import check_name
+from runtime.manifest import Graph, read_manifest
 
 
 def export_bundle(
@@ -42,7 +48,8 @@ def export_bundle(
     Args:
         checkpoint: A folder, or a Hub id such as `gpt2`; only safetensors or weights-only pickles are read.
         output: The bundle's folder. It appears whole, after verification, or not at all.
-        precisions: Of decode graphs to add to float32's: any of `"fp16"`, `"int8"` and `"int4"`.
+        precisions: Of decode graphs to add to float32's: any of `"fp16"`, `"int8"` and `"int4"`. One that costs too
+            much on this checkpoint is left out of the bundle, and the report's `refused` says why.
         revision: A branch, tag or commit of a Hub id.
         adapter: A folder or a Hub id with an adapter of this checkpoint, LoRA or one of its relatives, to be merged;
             needs peft. One that lies in the checkpoint's own folder is merged without being named.
@@ -50,19 +57,21 @@ def export_bundle(
         steps: Where progress goes; standard error by default.
 
     Returns:
-        The parity report, as it stands in the manifest.
+        The parity report, as it stands in the manifest. Look at `refused`: the precisions that were left out.
 
     Raises:
         ExportError: The checkpoint or the output cannot be used.
-        ParityError: The graphs do not compute what PyTorch computes; nothing is left at `output`.
+        ParityError: The float32 graphs do not compute what PyTorch computes; nothing is left at `output`.
 
     Example:
         >>> export_bundle("models/novelist", "models/novelist-onnx")  # doctest: +SKIP
     """
     steps, output = steps or Steps(), Path(output).expanduser()
     asked = check_precisions(precisions)
-    recipes, half = find_recipes(asked), HALF in asked
-    with staged(output, force=force) as folder:
+    check_name(checkpoint)
+    recipes, before = find_recipes(asked), precisions_at(output)
+    refused: list[Refusal] = []
+    with staged(output, force=force, say=steps.say) as folder:
         with steps.step("Finding and checking the checkpoint"):
             source = find_checkpoint(checkpoint, revision=revision, adapter=adapter)
             check_quantizable(source, recipes)
@@ -73,9 +82,11 @@ def export_bundle(
             weights, parameters = copy_weights(source, folder)
         with steps.step("Tracing and building the graphs"):
             graphs = write_graphs(source, weights, folder)
-        if half:
+        half = []
+        if HALF in asked:
             with steps.step("Writing the float16 graph"):
-                graphs.append(write_half_graph(source, folder))
+                half = write_half(source, folder, refused)
+        graphs += half
         quantized, texts = [], None
         if recipes or half:
             with steps.step("Sampling texts to calibrate and to judge by") as progress:
@@ -97,10 +108,32 @@ def export_bundle(
                 quantized,
                 None if texts is None else texts[CALIBRATION:],
             )
-        if not report.passed:
+        kept = settle(replace(report, refused=(*refused, *report.refused)), before)
+        if not kept.passed:
             steps.console.print(make_table(report), *report.lines(), sep="\n")
             raise ParityError(f"{checkpoint}: the graphs do not compute what PyTorch computes; nothing was written")
+        if failed := failing_lines(report):
+            steps.console.print(*failed, sep="\n")
+        report = kept
+        for refusal in report.refused:
+            manifest = without(manifest, refusal.precision, folder)
         card = write_model_card(manifest, report, folder)
         files = {**manifest.files, card.name: record_file(card)}
         replace(manifest, files=files, parity=report.as_manifest()).write(folder)
     return report
+
+
+def precisions_at(output: Path) -> set[str]:
+    """Of the bundle that is there, if one is."""
+    with suppress(BundleError):
+        return {graph.precision for graph in read_manifest(output).graphs}
+    return set()
+
+
+def write_half(checkpoint: Checkpoint, folder: Path, refused: list[Refusal]) -> list[Graph]:
+    """The float16 graph, or none if that cannot hold the weights, and why."""
+    try:
+        return [write_half_graph(checkpoint, folder)]
+    except ParityError as error:
+        refused.append(Refusal(HALF, str(error)))
+        return []

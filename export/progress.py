@@ -26,4 +26,8 @@ class Steps:
     def note(self, lines: Iterable[str]) -> None:
         """What a person should know and need not act on."""
         for line in lines:
-            self.console.print(f"  note: {line}", markup=False, soft_wrap=True)
+            self.say(f"  note: {line}")
+
+    def say(self, line: str) -> None:
+        """A line as it is, however long, and whatever brackets are in it."""
+        self.console.print(line, markup=False, emoji=False, soft_wrap=True)

@@ -1,52 +1,72 @@
 """A folder that appears whole or not at all."""
 
-import secrets
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.errors import ExportError
+from export.output_folder import check_output, home_of
+from export.placing import NEW, place, put_back
+from export.stage import locked_stage, stages_of, taken_over
+from runtime.file_names import check_name
 from runtime.manifest import NAME
+from runtime.shell import command
+
+Say = Callable[[str], object]
+
+
+def on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
-def staged(output: Path, *, force: bool) -> Iterator[Path]:
-    """Lend a folder beside `output` and rename it to `output` at the end; on any error it is removed."""
-    output = output.resolve()  # what a link points to is replaced, not the link
+def staged(output: Path, *, force: bool, say: Say = on_stderr) -> Iterator[Path]:
+    """Lend a folder that takes the place of `output` at the end; on any error it is removed."""
+    output = prepare(output, force=force, say=say)
+    home = home_of(output)
+    home.mkdir(parents=True, exist_ok=True)
+    with locked_stage(home, output.name) as stage:
+        try:
+            (stage / NEW).mkdir()
+            yield stage / NEW
+            check_output(output, force=force)  # somebody may have put something there meanwhile
+            place(stage, output)
+        finally:
+            put_back(stage, output)
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def prepare(output: Path, *, force: bool, say: Say = on_stderr) -> Path:
+    """Clear what killed exports left, refuse what cannot be written, and give the folder that a link leads to."""
+    if not output.is_symlink() or output.exists():  # a link that leads nowhere is refused as it is
+        output = output.resolve()
+    check_name(output)
+    for stage in list(stages_of(output)):
+        clear(stage, output, say)
     check_output(output, force=force)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    work = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
-    work.mkdir()
+    return output
+
+
+def clear(stage: Path, output: Path, say: Say) -> None:
+    """Remove a stage that no living export holds, once what it was replacing is back."""
     try:
-        yield work
-        check_output(output, force=force)  # somebody may have put something there meanwhile
-        replace(work, output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def check_output(output: Path, *, force: bool) -> None:
-    """Refuse what exists, and even with `force` whatever is neither empty nor a bundle."""
-    if not output.exists() and not output.is_symlink():
+        with taken_over(stage) as free:
+            if not free:
+                return
+            size = size_of(stage)
+            if put_back(stage, output) and (output / NAME).exists():
+                say(f"put back {output}, which an export that was killed was replacing")
+            if stage.exists():
+                shutil.rmtree(stage)
+                say(f"removed {stage.name}, {size}, left by an export that was killed")
+    except FileNotFoundError:  # another export was quicker
         return
-    if not output.is_dir() or (any(output.iterdir()) and not (output / NAME).is_file()):
-        raise ExportError(f"{output} exists and is not a bundle; choose another --output")
-    if any(output.iterdir()) and not force:
-        raise ExportError(f"{output} exists; choose another --output, or replace it with --force")
+    except OSError as error:
+        why = error.strerror or str(error)
+        say(f"left {stage} ({why}); if no export is running, remove it: {command('rm', '-r', stage)}")
 
 
-def replace(work: Path, output: Path) -> None:
-    """Put `work` in the place of `output`, which is kept until that is done."""
-    if not output.exists():
-        work.rename(output)
-        return
-    old = work.with_suffix(".old")
-    output.rename(old)
-    try:
-        work.rename(output)
-    except BaseException:
-        if not output.exists():
-            old.rename(output)
-        raise
-    shutil.rmtree(old)
+def size_of(folder: Path) -> str:
+    size = sum(path.lstat().st_size for path in folder.rglob("*"))
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"

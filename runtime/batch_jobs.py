@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,8 +62,13 @@ class Defaults:
 def read_jobs(lines: Iterable[bytes], prompting: Prompting, defaults: Defaults) -> Iterator[Job]:
     """A job a line, as it is asked for; empty lines are left out."""
     for number, line in enumerate(lines, start=1):
-        if line.strip():
+        if not is_empty(line):
             yield read_job(number, line, prompting, defaults)
+
+
+def is_empty(line: bytes) -> bool:
+    """Windows' editors begin a file with a byte order mark, whatever its first line is."""
+    return not line.removeprefix(BOM_UTF8).strip()
 
 
 def read_job(number: int, line: bytes, prompting: Prompting, defaults: Defaults) -> Job:

@@ -13,7 +13,9 @@ from typing import Any
 from runtime.errors import BundleError
 from runtime.external_data import external_data_locations
 from runtime.file_mark import Mark, find_mark
+from runtime.file_names import check_name
 from runtime.manifest import NAME, FileRecord, Manifest, read_manifest, read_object
+from runtime.shell import command
 
 WEIGHTS_SUFFIX = ".onnx_data"
 GENERATING = {"decode", "prefill"}  # kinds of graphs
@@ -120,6 +122,7 @@ def parsed_files(manifest: Manifest) -> list[str]:
 
 def find_folder(path: str | Path) -> Path:
     """The folder at `path`, if there is a manifest in it: its real path, made once."""
+    check_name(path)
     try:
         folder = Path(path).expanduser()
         real = Path(os.path.realpath(folder))
@@ -128,9 +131,13 @@ def find_folder(path: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such home, a NUL
         raise BundleError(f"no bundle at {path}: {error}") from None
     if (folder / "config.json").is_file():
-        raise BundleError(f"{folder} is a checkpoint, not a bundle; make one: python -m export {folder} --output DIR")
+        raise BundleError(f"{folder} is a checkpoint, not a bundle; make one: {export(folder)} --output DIR")
     what = f"{folder} is not a bundle (it has no {NAME})" if folder.exists() else f"no bundle at {folder}"
-    raise BundleError(f"{what}; make one: python -m export CHECKPOINT --output {folder}")
+    raise BundleError(f"{what}; make one: {export('CHECKPOINT', '--output', folder)}")
+
+
+def export(*words: str | Path) -> str:
+    return command("python", "-m", "export", *words)
 
 
 def check_size(path: Path, record: FileRecord) -> Mark:

@@ -22,6 +22,7 @@ def tell_children(thing: T, forked: Callable[[T], None]) -> None:
 
 
 def in_child() -> None:
+    making_session.release()
     for thing, forked in list(_living.items()):
         forked(thing)
 
@@ -46,5 +47,5 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=making_session.acquire,
         after_in_parent=making_session.release,
-        after_in_child=lambda: (making_session.release(), in_child()),
+        after_in_child=in_child,
     )

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from export.checkpoint.staging import StagingFolder
 from export.checkpoint.weights import check_finite, files_sha256, read_tensors
 from export.errors import ExportError, first_line
+from runtime.shell import command
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -75,7 +76,8 @@ def base_of(folder: Path) -> tuple[str, str | None]:
     given = StagingFolder(folder, folder.name).read_json(CONFIG) or {}
     name, revision = given.get("base_model_name_or_path"), given.get("revision")
     if not isinstance(name, str) or not name:
-        raise ExportError(f"{folder} is an adapter that names no base; give both: BASE --adapter {folder}")
+        both = command("python", "-m", "export", "BASE", "--adapter", folder, "--output", "DIR")
+        raise ExportError(f"{folder} is an adapter that names no base; name it: {both}")
     return name, revision if isinstance(revision, str) else None
 
 

@@ -34,7 +34,7 @@ def half_noise(
             noise[name, False] = max(noise.get((name, False), 0.0), whole)
             noise[name, True] = max(noise.get((name, True), 0.0), single)
     if not np.isfinite(list(noise.values())).all():
-        raise ParityError("PyTorch itself overflows in float16 on this checkpoint; leave fp16 out of --precision")
+        raise ParityError("PyTorch itself overflows in float16 on this checkpoint")
     return noise
 
 

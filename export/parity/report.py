@@ -11,6 +11,7 @@ from export.parity.greedy import Difference, as_pytorch_has_them
 from export.parity.half import LARGEST, MOST_SHARE
 from export.parity.precision import Quality
 from runtime.manifest import Continuation, Likelihoods
+from runtime.rounded_proof import RoundedStandard
 
 FACTOR = 2.0
 FLOOR = 1e-6
@@ -24,7 +25,7 @@ UNPROVEN = (
 class Row:
     """One tensor in one case: its normwise error against float64, and the largest of PyTorch's own in it.
 
-    PyTorch's own in float32, and in float16 for a float16 graph.
+    PyTorch's own in float32, in float16 for a float16 graph, and with inputs rounded to int8 for a graph that does so.
     """
 
     graph: str
@@ -43,14 +44,31 @@ class Row:
         return self.share <= 1.0
 
     @property
+    def precision(self) -> str:
+        """Of the graph, whose name says it but for float32: "decode int8", "prefill int8 rounded"."""
+        return (*self.graph.split(), "fp32")[1]
+
+    @property
     def family(self) -> str:
         """`present.*.key` for `present.7.key`."""
         return ".".join("*" if part.isdigit() else part for part in self.tensor.split("."))
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A precision that was asked for and left out, and why; `replaced` if a bundle that had it was replaced."""
+
+    precision: str
+    reason: str
+    replaced: bool = False
+
+
+@dataclass(frozen=True)
 class Report:
-    """`differences` are of prompts alone, `together` of the same prompts side by side."""
+    """`differences` are of prompts alone, `together` of the same prompts side by side.
+
+    `refused` are the precisions that the bundle was to have and lacks, as they failed; all else is of what it has.
+    """
 
     rows: tuple[Row, ...]
     continuations: tuple[Continuation, ...]
@@ -59,6 +77,8 @@ class Report:
     qualities: tuple[Quality, ...] = ()
     likelihoods: Likelihoods | None = None
     lens: Likelihoods | None = None
+    rounded: tuple[RoundedStandard, ...] = ()
+    refused: tuple[Refusal, ...] = ()
     largest_activation: float | None = None
 
     @property
@@ -84,6 +104,10 @@ class Report:
             groups[group] = max(groups.get(group, row), row, key=lambda candidate: candidate.share)
         return list(groups.values())
 
+    def precisions(self) -> list[str]:
+        """Of the bundle."""
+        return ["fp32", *(quality.precision for quality in self.qualities)]
+
     def tokens(self) -> int:
         return sum(len(continuation.token_ids) for continuation in self.continuations)
 
@@ -105,6 +129,8 @@ class Report:
             "largest_activation": self.largest_activation,
             "likelihoods": None if self.likelihoods is None else asdict(self.likelihoods),
             "lens": None if self.lens is None else asdict(self.lens),
+            "rounded": [asdict(standard) for standard in self.rounded],
+            "refused": [asdict(refusal) for refusal in self.refused],
             "proofs": [],
         }
 
@@ -117,11 +143,15 @@ class Report:
         lines = [self.greedy_line(), *(quality.line() for quality in self.qualities)]
         if self.largest_activation is not None:
             verdict = "pass" if self.in_range else "FAIL"
-            lines.append(
-                f"fp16: the largest activation is {self.largest_activation:,.0f}, float16 holds {LARGEST:,.0f} "
-                f"(at most {MOST_SHARE:.0%} of it): {verdict}"
-            )
+            lines.append(f"fp16: {self.range_line()}: {verdict}")
+        lines += [f"{refusal.precision} was left out: {refusal.reason}" for refusal in self.refused]
         return [*lines, UNPROVEN]
+
+    def range_line(self) -> str:
+        return (
+            f"the largest activation is {self.largest_activation:,.0f}, float16 holds {LARGEST:,.0f} "
+            f"(at most {MOST_SHARE:.0%} of it)"
+        )
 
     def greedy_line(self) -> str:
         total, count = self.tokens(), len(self.continuations)

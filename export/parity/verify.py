@@ -9,6 +9,7 @@ from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
 from export.codes import QuantizedWeights
+from export.errors import ParityError
 from export.memory import give_back
 from export.parity.cases import Case, make_cases
 from export.parity.greedy import (
@@ -34,14 +35,17 @@ from export.parity.outputs import (
     worst_position_error,
 )
 from export.parity.precision import Quality, exact_graph, judge_quality, with_weights
-from export.parity.report import Report, Row
+from export.parity.report import Refusal, Report, Row
+from export.parity.rounded import judge_rounded, measure_rounding
 from export.progress import Progress
 from export.quantization.recipe import HALF, Recipe
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.device.placement import Placement
+from runtime.forward import MANY
 from runtime.manifest import Continuation
 from runtime.reference_session import ReferenceSession
+from runtime.rounded_proof import RoundedStandard
 from runtime.tokenizer import Tokenizer
 
 Noise = dict[tuple[str, bool], float]
@@ -68,6 +72,10 @@ class Quantized:
     recipe: Recipe
     weights: QuantizedWeights
     texts: NDArray[np.int64]
+
+    def kinds(self, bundle: Bundle) -> list[str]:
+        """Of its graphs."""
+        return [graph.kind for graph in bundle.manifest.graphs if graph.precision == self.recipe.precision]
 
 
 def verify_bundle(
@@ -102,28 +110,29 @@ def verify_bundle(
     del decode
     begin(progress, "the decode graph for CUDA, on the CPU")
     rows += judge_decode("decode_cuda", open_decode_session(bundle, placement=REHEARSED), standards, noise)
-    qualities, halves = [], []
+    qualities, halves, rounded, refused = [], [], [], []
     if texts is not None and bundle.manifest.has_graph("decode", HALF):
         begin(progress, "PyTorch in float16, and the float16 graph")
-        found, quality, largest = judge_half(bundle, checkpoint, standards, texts)
-        rows += found
-        qualities.append(quality)
-        halves.append(largest)
+        try:
+            found, quality, largest = judge_half(bundle, checkpoint, standards, texts)
+        except ParityError as error:
+            refused.append(Refusal(HALF, str(error)))
+        else:
+            rows += found
+            qualities.append(quality)
+            halves.append(largest)
     del standards
     for part in quantized:
         begin(progress, f"the {part.recipe.precision} graphs")
-        rows += judge_weights(bundle, checkpoint, part, cases)
-        session = open_decode_session(bundle, precision=part.recipe.precision)
-        qualities.append(
-            judge_quality(
-                session,
-                checkpoint.load_model(),
-                part.weights,
-                part.texts,
-                precision=part.recipe.precision,
-                most_cost=part.recipe.most_cost,
-            )
-        )
+        try:
+            found, standard = judge_weights(bundle, checkpoint, part, cases)
+            quality = judge_part(bundle, checkpoint, part)
+        except ParityError as error:
+            refused.append(Refusal(part.recipe.precision, str(error)))
+        else:
+            rows += found
+            qualities.append(quality)
+            rounded.append(standard)
     begin(progress, "greedy tokens in PyTorch")
     differences = judge_greedy(checkpoint, continuations)
     probes = as_pytorch_has_them(continuations, differences)
@@ -136,6 +145,8 @@ def verify_bundle(
         qualities=tuple(qualities),
         likelihoods=likelihoods,
         lens=lens,
+        rounded=tuple(rounded),
+        refused=tuple(refused),
         largest_activation=max(halves, default=None),
     )
 
@@ -171,13 +182,32 @@ def judge_reference(bundle: Bundle, standards: list[Standard], noise: Noise) -> 
     ]
 
 
-def judge_weights(bundle: Bundle, checkpoint: Checkpoint, part: Quantized, cases: list[Case]) -> list[Row]:
-    """The decode graph of a precision without rounded inputs, against PyTorch with its weights."""
-    standards = measure_pytorch(with_weights(checkpoint.load_model(), part.weights), cases)
-    precision = part.recipe.precision
+def judge_weights(
+    bundle: Bundle, checkpoint: Checkpoint, part: Quantized, cases: list[Case]
+) -> tuple[list[Row], RoundedStandard]:
+    """The graphs of a precision against PyTorch with its weights: without rounded inputs, and as they are served."""
+    precision, kinds = part.recipe.precision, part.kinds(bundle)
+    model = with_weights(checkpoint.load_model(), part.weights)
+    standards = measure_pytorch(model, cases)  # and `model` is in float64
+    served = measure_rounding(model, part.weights, part.texts[0].tolist(), precision=precision, kinds=kinds)
+    del model
     with exact_graph(bundle.graph_path("decode", precision)) as path:
         session = DecodeSession(path, bundle.manifest.architecture)
-        return judge_decode(f"decode {precision}", session, standards, largest_noise(standards))
+        rows = judge_decode(f"decode {precision}", session, standards, largest_noise(standards))
+    return [*rows, *judge_rounded(bundle, served)], served
+
+
+def judge_part(bundle: Bundle, checkpoint: Checkpoint, part: Quantized) -> Quality:
+    """What a precision costs, as it is served."""
+    return judge_quality(
+        open_decode_session(bundle, precision=part.recipe.precision),
+        checkpoint.load_model(),
+        part.weights,
+        part.texts,
+        precision=part.recipe.precision,
+        most_cost=part.recipe.most_cost,
+        integer="prefill" in part.kinds(bundle) and part.texts.shape[1] >= MANY,
+    )
 
 
 def judge_half(

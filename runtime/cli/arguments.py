@@ -1,7 +1,9 @@
 """What the commands share: a parser whose errors are one line, the model, and texts to read."""
 
 import argparse
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -15,8 +17,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def one_line(message: str) -> str:
-    """Arguments and paths may hold line ends; an error has none."""
-    return " ".join(message.split())
+    """Arguments and paths may hold line ends; an error has none. Spaces stay, as they may be a name's."""
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu-mem-limit", type=int, metavar="BYTES", help="of a card's memory, for ONNX Runtime's arena"
     )
+
+
+def text(argument: str) -> str:
+    """A text as UTF-8, whatever the locale: what that does not have, Python gives as lone surrogates."""
+    try:
+        argument.encode("utf-8")
+    except UnicodeEncodeError:
+        with suppress(UnicodeError):  # whoever checks the text names the place
+            return os.fsencode(argument).decode("utf-8")
+    return argument
 
 
 def open_input(argument: str) -> BinaryIO:

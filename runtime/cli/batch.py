@@ -89,7 +89,9 @@ class Speed:
 
 def count_lines(source: str) -> int | None:
     """Lines that are not empty; unknown of standard input and the like."""
+    from runtime.batch_jobs import is_empty
+
     if source == "-" or not Path(source).is_file():
         return None
     with open_input(source) as lines:
-        return sum(1 for line in lines if line.strip())
+        return sum(1 for line in lines if not is_empty(line))

@@ -6,14 +6,14 @@ import sys
 from typing import Any
 
 from runtime.cli import generation_options
-from runtime.cli.arguments import add_loading, read_utf8
+from runtime.cli.arguments import add_loading, read_utf8, text
 
 
 def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "complete", help="continue a prompt", description="Continue a prompt, showing text as it is generated."
     )
-    parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads standard input")
+    parser.add_argument("prompt", type=text, metavar="PROMPT", help="the text to continue; - reads standard input")
     add_loading(parser)
     parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
     generation_options.add_to(parser)
@@ -52,5 +52,8 @@ def show(pieces: Any) -> None:
 
 
 def read_prompt(argument: str) -> str:
-    """The argument itself, or standard input less the line end that a shell adds."""
-    return read_utf8("-").removesuffix("\n") if argument == "-" else argument
+    """The argument itself, or standard input less the one line end, \\n or \\r\\n, that a shell adds."""
+    if argument != "-":
+        return argument
+    prompt = read_utf8("-")
+    return prompt.removesuffix("\r\n" if prompt.endswith("\r\n") else "\n")

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from runtime.cli.arguments import text
 from runtime.settings import GenerationOptions
 
 
@@ -20,7 +21,13 @@ def add_to(parser: argparse.ArgumentParser) -> None:
     add("--min-p", type=float, metavar="P", help="sample from tokens at least P times as likely as the likeliest")
     add("--repetition-penalty", type=float, metavar="R", help="over 1: tokens that were there become less likely")
     add("--seed", type=int, metavar="N", help="sample the same text each time")
-    add("--stop", action="append", metavar="TEXT", help=r"end before this text; may be repeated ($'\n' is a line end)")
+    add(
+        "--stop",
+        action="append",
+        type=text,
+        metavar="TEXT",
+        help=r"end before this text; may be repeated ($'\n' is a line end)",
+    )
     add("--ignore-eos", action="store_true", help="generate past <|endoftext|>")
     add("--draft", action=argparse.BooleanOptionalAction, help="several tokens out of a run (default: greedy in fp32)")
     add("--logprobs", type=int, metavar="K", help="log-probabilities of each token and the K likeliest, in JSON")

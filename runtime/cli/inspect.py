@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cli import inside
-from runtime.cli.arguments import add_loading
+from runtime.cli.arguments import add_loading, text
 from runtime.cli.complete import read_prompt
 from runtime.cli.progress import progress_bar
+from runtime.shell import command
 from runtime.whole_file import whole_file
 
 DESCRIPTION = """\
@@ -23,7 +24,7 @@ TOP = 5
 
 def add_to(commands: Any) -> None:
     parser = commands.add_parser("inspect", help="look inside: attentions and the logit lens", description=DESCRIPTION)
-    parser.add_argument("text", metavar="TEXT", help="at most the context; - reads standard input")
+    parser.add_argument("text", type=text, metavar="TEXT", help="at most the context; - reads standard input")
     parser.add_argument("--layer", type=int, metavar="N", help="of the attention map to draw, from 0")
     parser.add_argument("--head", type=int, metavar="N", help="of the attention map to draw, from 0")
     parser.add_argument("--lens", action="store_true", help="draw the lens instead: what each layer would have said")
@@ -43,10 +44,10 @@ def run(options: argparse.Namespace) -> int:
     from runtime.loading import find_model
 
     check(options)
-    text = read_prompt(options.text)
+    looked_at = read_prompt(options.text)
     model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
     check_sizes(options, model.bundle.manifest.architecture)
-    look = Look(model, text, options)
+    look = Look(model, looked_at, options)
     if options.output:
         write_picture(options, look)
     if options.html:
@@ -80,7 +81,8 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{flag} must end in {' or '.join(suffixes)}, got {path}")
     if not path.parent.is_dir():
-        raise ValueError(f"{flag} must be in a folder that is there, got {path}; make it: mkdir -p {path.parent}")
+        make = command("mkdir", "-p", path.parent)
+        raise ValueError(f"{flag} must be in a folder that is there, got {path}; make it: {make}")
 
 
 def check_sizes(options: argparse.Namespace, sizes: Any) -> None:

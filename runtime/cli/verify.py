@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from runtime.cli.arguments import add_model
+from runtime.shell import command
 
 
 def add_to(commands: Any) -> None:
@@ -16,6 +17,7 @@ def add_to(commands: Any) -> None:
         "verify",
         help="check a bundle",
         description="Check every file of a bundle, then replay the greedy tokens that PyTorch gave when it was made. "
+        "On the CPU, hold the graphs of int8 and int4, those for prompts too, against PyTorch's numbers. "
         "On CUDA, what is proved is added to the manifest.",
     )
     add_model(parser)
@@ -40,19 +42,21 @@ def run(options: argparse.Namespace) -> int:
     report(f"  {len(bundle.manifest.files)} files in {time.perf_counter() - started:.1f} s")
     for graph in bundle.manifest.graphs:
         bundle.graph_path(graph.kind, graph.precision)
+    device, wrong = device_name(placement), wrong_products(bundle, placement)
     proofs = []
     for proof in made_here(bundle, placement):
         proofs.append(proof)
         report(f"  {proof}")
     parity = bundle.manifest.parity.get("passed") is True
-    passed = parity and all(proof.passed for proof in proofs)
+    passed = parity and not wrong and all(proof.passed for proof in proofs)
     if passed and placement.device == "cuda":
         note(bundle, placement, proofs)
     if options.json:
         found = {"model": str(bundle.folder), "passed": passed, "files": len(bundle.manifest.files), "parity": parity}
-        print(json.dumps({**found, "device": str(placement), "graphs": [asdict(proof) for proof in proofs]}))
+        found |= {"device": str(placement), "runs_on": device, "wrong_products": wrong}
+        print(json.dumps({**found, "graphs": [asdict(proof) for proof in proofs]}))
     else:
-        print(verdict(bundle, placement, proofs, parity=parity, passed=passed))
+        print(verdict(bundle, device, [*wrong, *map(str, proofs)], parity=parity, passed=passed))
     return 0 if passed else 1
 
 
@@ -63,11 +67,53 @@ def made_here(bundle: Any, placement: Any) -> Iterator[Any]:
     for precision in ("fp32", "fp16"):
         if bundle.manifest.has_graph("decode", precision):
             yield prove(bundle, precision, placement)
+    for precision in rounded_precisions(bundle):
+        yield from made_of_rounded(bundle, precision, placement)
     for kind, prove_more in (("reference", prove_reference), ("lens", prove_lens)):
         if proof := prove_more(bundle, placement):
             yield proof
         else:
             report(f"  {kind} fp32: NOT PROVED, as this bundle lacks it, or what it would be held against")
+
+
+def rounded_precisions(bundle: Any) -> list[str]:
+    """Those whose graphs round inputs to int8."""
+    return [name for name in ("int8", "int4") if bundle.manifest.has_graph("decode", name)]
+
+
+def made_of_rounded(bundle: Any, precision: str, placement: Any) -> Iterator[Any]:
+    """A proof of each graph of int8 or int4, which are the CPU's."""
+    from runtime.rounded_proof import prove_rounded
+
+    if placement.device != "cpu":
+        words = command("python", "-m", "runtime", "verify", "--model", bundle.folder)
+        report(f"  {precision}: NOT PROVED, as it is for the CPU: {words}")
+        return
+    proofs = list(prove_rounded(bundle, precision))
+    yield from proofs
+    if not proofs:
+        reason = "PyTorch's numbers for it are not in this bundle; a new export has them"
+        words = f"python -m export CHECKPOINT --precision {precision} --output DIR"
+        report(f"  {precision}: NOT PROVED, as {reason}: {words}")
+
+
+def wrong_products(bundle: Any, placement: Any) -> list[str]:
+    """What this processor computes wrongly of int8 and int4 at their corners, if the bundle has either."""
+    from runtime.corners import inexact_products
+
+    if placement.device != "cpu" or not rounded_precisions(bundle):
+        return []
+    wrong = inexact_products()
+    for line in wrong or ["exact"]:
+        report(f"  products of bytes at their corners: {line}")
+    return wrong
+
+
+def device_name(placement: Any) -> str:
+    """The device; of the CPU which, and with which instruction sets."""
+    from runtime.diagnosis.processor import find_processor
+
+    return f"{placement} ({find_processor()})" if placement.device == "cpu" else str(placement)
 
 
 def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
@@ -87,11 +133,10 @@ def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
         report(f"  not noted in the manifest: {error.strerror or error}")
 
 
-def verdict(bundle: Any, placement: Any, proofs: Sequence[Any], *, parity: bool, passed: bool) -> str:
-    found = "; ".join(map(str, proofs))
+def verdict(bundle: Any, device: str, found: Sequence[str], *, parity: bool, passed: bool) -> str:
     return (
-        f"{bundle.folder} is {'verified' if passed else 'NOT verified'} on {placement}: "
-        f"{len(bundle.manifest.files)} files as in its manifest, {found}, "
+        f"{bundle.folder} is {'verified' if passed else 'NOT verified'} on {device}: "
+        f"{len(bundle.manifest.files)} files as in its manifest, {'; '.join(found)}, "
         f"parity report {'passed' if parity else 'not passed'}"
     )
 

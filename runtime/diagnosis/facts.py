@@ -10,7 +10,8 @@ from types import ModuleType
 
 from runtime.diagnosis.gpus import Gpu, find_gpus
 from runtime.diagnosis.libraries import find_libraries, wanted_libraries
-from runtime.diagnosis.probe import probe_providers
+from runtime.diagnosis.probe import probe_products, probe_providers
+from runtime.diagnosis.processor import Processor, find_processor
 from runtime.diagnosis.wheels import LIBRARIES, ONNX_RUNTIMES, installed
 from runtime.threads import affinity_cpus, available_cpus
 
@@ -29,6 +30,8 @@ class Facts:
         libraries: Where each library of the CUDA provider lies, None where nowhere; empty for a CPU-only wheel.
         gpus: NVIDIA's cards.
         no_gpu: Why there is none, or None.
+        processor: Its name, and the instruction sets that matter to int8 and int4.
+        wrong_products: Of int8 and int4 at their corners, by kernel; none where the processor is told right.
         cpus: That this process may be scheduled on.
         threads: What `threads` is by default: `cpus`, or fewer by a cgroup's quota.
         telemetry: Whether ONNX Runtime may send any.
@@ -44,6 +47,8 @@ class Facts:
     libraries: Mapping[str, str | None] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
     no_gpu: str | None = None
+    processor: Processor = field(default_factory=Processor)
+    wrong_products: tuple[str, ...] = ()
     cpus: int = 1
     threads: int = 1
     telemetry: bool = False
@@ -69,6 +74,8 @@ def gather(*, probing: bool = True) -> Facts:
         providers=probe_providers(onnxruntime) if onnxruntime and probing else {},
         gpus=gpus,
         no_gpu=no_gpu,
+        processor=find_processor(),
+        wrong_products=probe_products() if not import_error and probing else (),
         cpus=affinity_cpus(),
         threads=available_cpus(),
         telemetry=os.environ.get("ORT_DISABLE_TELEMETRY") != "1",

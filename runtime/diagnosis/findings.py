@@ -51,6 +51,9 @@ def of_installation(facts: Facts) -> Iterator[Finding]:
     if not facts.import_error and facts.providers.get(CPU, "it is not in this build"):
         reason = facts.providers.get(CPU, "it is not in this build")
         yield Finding("problem", f"the CPU provider does not work: {reason}", "reinstall ONNX Runtime")
+    if facts.wrong_products:
+        what = f"int8 and int4 are computed wrongly on this processor: {'; '.join(facts.wrong_products)}"
+        yield Finding("problem", what, "precision='fp32', and pip install --upgrade onnxruntime for the others")
 
 
 def parsed(version: str) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from io import StringIO
 from types import ModuleType
 from typing import Any
 
+from runtime.corners import inexact_products
 from runtime.small_models import one_node_model
 
 CUDA = "CUDAExecutionProvider"
@@ -21,6 +22,14 @@ def probe_providers(onnxruntime: ModuleType) -> dict[str, str | None]:
     """By name, why it does not work; None where it does."""
     names = [name for name in onnxruntime.get_available_providers() if name not in UNUSED]
     return {name: probe(onnxruntime, name) for name in names}
+
+
+def probe_products() -> tuple[str, ...]:
+    """What is wrong at the corners of int8 and int4; nothing where no kernel can be asked, which others tell."""
+    try:
+        return tuple(inexact_products())
+    except Exception:  # ONNX Runtime's own share no public base; of two wheels over one another an ImportError
+        return ()
 
 
 def preload(onnxruntime: ModuleType) -> None:

@@ -53,5 +53,7 @@ def rows(facts: Facts) -> Iterator[tuple[str, object]]:
         yield f"cuda:{number}", f"{gpu.name}, {memory}, driver {gpu.driver}, compute {gpu.compute_capability}"
     if not facts.gpus:
         yield "GPUs", f"none ({facts.no_gpu})"
+    yield "processor", facts.processor
+    yield "int8 and int4 products", "WRONG" if facts.wrong_products else facts.processor.meaning
     yield "CPUs", f"{facts.cpus}, threads by default {facts.threads}"
     yield "telemetry", "may be sent" if facts.telemetry else "off"

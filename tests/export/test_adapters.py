@@ -121,7 +121,7 @@ def test_a_folder_with_an_adapter_alone_finds_its_base(base, lora, tmp_path):
     found = find_checkpoint(str(folder))
     assert (found.id, found.notes) == ("base", ["LORA, r 4 of alone merged into base"])
     edit(folder / "adapter_config.json", base_model_name_or_path=None)
-    with pytest.raises(ExportError, match=r"names no base; give both: BASE --adapter .*alone"):
+    with pytest.raises(ExportError, match=r"names no base; name it: python -m export BASE --adapter \S*alone --out"):
         find_checkpoint(str(folder))
     edit(folder / "adapter_config.json", base_model_name_or_path="/no/such/base")
     with pytest.raises(ExportError, match=r"no folder at /no/such/base"):

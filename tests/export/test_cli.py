@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,20 +34,30 @@ def checkpoint(tmp_path_factory, seeded_checkpoint):
     return seeded_checkpoint(tmp_path_factory.mktemp("cli") / "tiny")
 
 
+NAME = """-my  bundle's "x" $HOME"""
+
+
 def test_it_shows_its_steps_and_a_table_and_says_what_to_do_next(checkpoint, tmp_path):
-    done = export(checkpoint, "--output", tmp_path / "bundle")
+    done = export(checkpoint, f"--output={NAME}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"Verifying against PyTorch +\d+\.\d s", done.stderr)
     assert len(re.findall(r"pass", done.stdout)) == 12  # a line a family of tensors
     assert re.search(r"greedy: (\d+) of \1 tokens over 5 prompts as PyTorch's", done.stdout)
-    command = re.search(r"python -m (runtime complete .*)", done.stdout)[1]
-    assert str(tmp_path / "bundle") in command
-    again = export(checkpoint, "--output", tmp_path / "bundle")
+    assert "python -m runtime verify --model DIR --device cuda\n" in done.stdout
+    command = re.search(r"is ready: (python -m runtime complete .*)", done.stdout)[1]
+    assert pasted(command, tmp_path).returncode == 0
+    again = export(checkpoint, f"--output={NAME}", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr.count("\n") == 1
     assert "exists; choose another --output, or replace it with --force" in again.stderr
-    report = export(checkpoint, "--output", tmp_path / "bundle", "--force", "--json")
+    report = export(checkpoint, f"--output={NAME}", "--force", "--json", cwd=tmp_path)
     assert json.loads(report.stdout)["passed"] is True
+
+
+def pasted(command, folder):
+    """What bash makes of a printed command, with this Python for `python`."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return subprocess.run(["bash", "-c", command], cwd=folder, env={**os.environ, "PATH": path}, check=False)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +67,7 @@ def test_it_shows_its_steps_and_a_table_and_says_what_to_do_next(checkpoint, tmp
         (["gpt2"], 2, "the following arguments are required: --output"),
         (["./nowhere", "--output", "out"], 1, "no folder at ./nowhere, and it is no Hub id"),
         ([".", "--output", "out"], 1, "it has no config.json"),
+        (["gpt2", "--output", ""], 1, "--output must name a folder, got ''"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, code, message, tmp_path):
@@ -83,6 +95,25 @@ def test_graphs_that_do_not_compute_the_checkpoint_are_not_written(checkpoint, t
     assert any(seen in line and "FAIL" in line for line in done.stderr.splitlines())
     assert "do not compute what PyTorch computes; nothing was written" in done.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there, whatever the locale")
+def test_names_that_are_not_ascii_in_an_ascii_locale(checkpoint, tmp_path):
+    """Refused before the work with what to do, and that is right."""
+    locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (tmp_path / "çheckpoint").symlink_to(checkpoint)
+    for source, output, name in (
+        (checkpoint, tmp_path / "bündle", "b\\xc3\\xbcndle"),
+        (tmp_path / "çheckpoint", tmp_path / "bundle", "\\xc3\\xa7heckpoint"),
+    ):
+        done = export(source, "--output", output, env=locale)
+        advice = "in this locale names are ASCII; choose another: export LC_ALL=C.UTF-8 (or PYTHONUTF8=1)"
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"gpt2-onnx-export: $'{tmp_path}/{name}' cannot be used: {advice}\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["çheckpoint"]
+    done = export(tmp_path / "çheckpoint", "--output", tmp_path / "bündle", env={**locale, "LC_ALL": "C.UTF-8"})
+    assert done.returncode == 0, done.stderr
+    assert "ready" in done.stdout
 
 
 def heed_interrupts():

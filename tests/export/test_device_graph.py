@@ -1,5 +1,6 @@
 """The decode graphs for CUDA as files: what goes in and out, in which order things happen, and their weights."""
 
+import re
 import shutil
 
 import numpy as np
@@ -11,8 +12,9 @@ from transformers import GPT2LMHeadModel
 
 from export.bundle_writer import write_half_graph
 from export.checkpoint import find_checkpoint
-from export.errors import ExportError
+from export.parity.report import Refusal
 from export.pipeline import export_bundle
+from runtime.bundle import open_bundle
 
 FLOAT, HALF, INT32, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64
 NAMES = ("decode_cuda", "decode_fp16")
@@ -227,11 +229,30 @@ def with_weight(seeded_checkpoint, tmp_path):
         ("transformer.wpe.weight", 65_536.0, "65,536"),
     ],
 )
-def test_weights_that_float16_does_not_hold_are_refused(with_weight, tmp_path, name, value, said):
-    with pytest.raises(ExportError) as refused:
-        export_bundle(str(with_weight(name, value)), tmp_path / "out" / "bundle", precisions=("fp32", "fp16"))
-    assert str(refused.value) == f"fp16 holds weights up to 65,504, and the largest here is {said}; leave fp16 out"
-    assert not list(tmp_path.glob("out/*"))
+def test_weights_that_float16_does_not_hold_cost_the_bundle_fp16_alone(with_weight, tmp_path, name, value, said):
+    bundle = tmp_path / "out" / "bundle"
+    report = export_bundle(str(with_weight(name, value)), bundle, precisions=("fp32", "fp16"))
+    assert report.passed
+    assert report.refused == (Refusal("fp16", f"it holds weights up to 65,504, and the largest here is {said}"),)
+    assert {graph.precision for graph in open_bundle(bundle).manifest.graphs} == {"fp32"}
+    assert not list(bundle.rglob("*fp16*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("transformer.h.0.ln_2.weight", 60_000.0, r"PyTorch itself overflows in float16 on this checkpoint"),
+        ("transformer.h.0.mlp.c_fc.bias", 60_000.0, r"the largest activation is 60,\d{3}, float16 holds 65,504 "),
+    ],
+)
+def test_activations_that_float16_does_not_hold_cost_the_bundle_fp16_alone(with_weight, tmp_path, name, value, reason):
+    report = export_bundle(str(with_weight(name, value)), tmp_path / "bundle", precisions="fp16")
+    (refusal,) = report.refused
+    assert report.passed
+    assert refusal.precision == "fp16"
+    assert re.match(reason, refusal.reason)
+    assert {graph.precision for graph in open_bundle(tmp_path / "bundle").manifest.graphs} == {"fp32"}
+    assert not list((tmp_path / "bundle").rglob("*fp16*"))
 
 
 def test_the_largest_weight_that_float16_holds_is_written(with_weight, tmp_path):

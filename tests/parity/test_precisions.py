@@ -34,7 +34,7 @@ from rich.console import Console
 import runtime
 from export.cli import main as export_main
 from export.codes import QuantizedMatrix
-from export.errors import ExportError, ParityError
+from export.errors import ExportError
 from export.linear import IntegerLinear
 from export.pipeline import export_bundle
 from export.progress import Steps
@@ -599,7 +599,10 @@ def test_the_command_takes_precisions_with_commas(checkpoint, tmp_path, monkeypa
             "decode",
             "decode_cuda",
             "decode int8",
+            "decode int8 rounded",
+            "prefill int8 rounded",
             "decode int4",
+            "decode int4 rounded",
         }
     else:
         assert (ended.value.code, output, errors.splitlines()[-1]) == (code, "", message)
@@ -678,9 +681,9 @@ def test_weights_that_are_written_wrongly_are_found(
     """Each in the writer alone: what PyTorch is given to compare with is right."""
     monkeypatch.setattr(owner, name, defect)
     said = io.StringIO()
-    with pytest.raises(ParityError, match="the graphs do not compute what PyTorch computes; nothing was written"):
-        export_bundle(
-            str(checkpoint), tmp_path / "bundle", precisions=(precision,), steps=Steps(Console(file=said, width=200))
-        )
+    report = export_bundle(
+        str(checkpoint), tmp_path / "bundle", precisions=(precision,), steps=Steps(Console(file=said, width=200))
+    )
     assert any(seen in line and "FAIL" in line for line in said.getvalue().splitlines())
-    assert list(tmp_path.iterdir()) == []
+    assert [refusal.precision for refusal in report.refused] == [precision]
+    assert not list((tmp_path / "bundle").rglob(f"*{precision}*"))

@@ -318,6 +318,13 @@ def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_line(cli_here, 
     assert (done.returncode, [record["id"] for record in read_lines(output)]) == (0, [1, 3])
 
 
+def test_an_empty_line_with_a_byte_order_mark_is_empty(cli_here, bundle, tmp_path):
+    (tmp_path / "in.jsonl").write_bytes(b'\xef\xbb\xbf\r\n{"prompt": "It was", "max_new_tokens": 1}\r\n')
+    output = tmp_path / "out.jsonl"
+    done = cli_here("batch", str(tmp_path / "in.jsonl"), "--output", str(output), "--model", str(bundle))
+    assert (done.returncode, [record["id"] for record in read_lines(output)]) == (0, [2])
+
+
 def test_two_runs_on_one_output_are_refused(batch, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     with (tmp_path / "out.jsonl").open("ab") as other:

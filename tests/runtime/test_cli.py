@@ -47,8 +47,18 @@ def test_complete_as_json_tells_everything(cli, bundle, probe, vocabulary):
 
 @pytest.mark.parametrize(
     ("stdin", "prompt"),
-    [("{}", "{}"), ("{}\n", "{}"), ("{}\n\n", "{}\n")],
-    ids=["no line end", "a line end", "two line ends"],
+    [
+        ("{}", "{}"),
+        ("{}\n", "{}"),
+        ("{}\n\n", "{}\n"),
+        ("{}\r\n", "{}"),
+        ("{}\r\n\r\n", "{}\r\n"),
+        ("{}\n\r\n", "{}\n"),
+        ("{}\r\r\n", "{}\r"),
+        ("{}\r", "{}\r"),
+        ("\ufeff{}\r\n", "{}"),
+    ],
+    ids=repr,
 )
 def test_complete_reads_standard_input_less_one_line_end(cli_here, model, bundle, probe, stdin, prompt):
     prompt = prompt.format(probe.prompt)

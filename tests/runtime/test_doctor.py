@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import stat
 import sys
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +21,7 @@ from runtime.diagnosis.findings import find
 from runtime.diagnosis.gpus import Gpu, find_gpus
 from runtime.diagnosis.libraries import find_libraries, wanted_libraries
 from runtime.diagnosis.probe import probe_providers
+from runtime.diagnosis.processor import find_processor
 from runtime.diagnosis.report import Diagnosis
 from runtime.small_models import one_node_model
 
@@ -74,6 +77,11 @@ PROBLEMS = {
         replace(ON_CPU, providers={}),
         "the CPU provider does not work: it is not in this build",
         "reinstall",
+    ),
+    "products that are wrong": (
+        replace(ON_CPU, wrong_products=("MatMulNBits of 4 bits: 4 instead of 8",)),
+        "int8 and int4 are computed wrongly on this processor: MatMulNBits of 4 bits: 4 instead of 8",
+        "precision='fp32'",
     ),
     "no driver": (
         replace(ON_GPU, providers=NO_CUDA, gpus=(), no_gpu="nvidia-smi is not there"),
@@ -298,6 +306,73 @@ def test_wheels_over_one_another_are_told_where_nothing_else_runs(run_python, tm
     assert done.returncode == 1
     assert "problem: onnxruntime and onnxruntime-gpu are installed over one another" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+# the processor
+
+HASWELL = """processor : 0
+vendor_id : GenuineIntel
+model name\t: Intel(R) Core(TM) i7-4770 CPU @ 3.40GHz
+flags\t\t: fpu sse4_2 avx fma avx2 bmi2
+
+processor : 1
+model name\t: another
+flags\t\t: avx512f avx512_vnni
+"""
+NEOVERSE = """processor : 0
+BogoMIPS : 2100.00
+Features : fp asimd aes asimddp sve asimdfhm i8mm bf16
+CPU part : 0xd40
+"""
+
+
+def cpuinfo(flags):
+    return f"model name : A\nflags : fpu {flags}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "meaning"),
+    [
+        (HASWELL, "Intel(R) Core(TM) i7-4770 CPU @ 3.40GHz: AVX2", "exact, but slower than with VNNI"),
+        (cpuinfo("avx2 avx512f avx512bw"), "A: AVX2, AVX-512", "exact, but slower than with VNNI"),
+        (cpuinfo("avx2 avx512f avx512_vnni"), "A: AVX2, AVX-512, VNNI", "exact in one instruction, by VNNI"),
+        (cpuinfo("avx2 avx_vnni"), "A: AVX2, VNNI", "exact in one instruction, by VNNI"),
+        (
+            cpuinfo("avx2 avx512f avx512_vnni amx_int8 amx_tile"),
+            "A: AVX2, AVX-512, VNNI, AMX",
+            "exact in one instruction, by AMX",
+        ),
+        (cpuinfo("avx sse4_2"), "A: none of AVX2, AVX-512, VNNI, AMX, dot products, i8mm", "exact, but slow:"),
+        (NEOVERSE, ": dot products, i8mm", "exact in one instruction, by i8mm"),
+        (NEOVERSE.replace(" i8mm", ""), ": dot products", "exact in one instruction, by dot products"),
+        ("nothing of the kind\n", ", instruction sets unknown", "unknown"),
+        (None, ", instruction sets unknown", "unknown"),
+    ],
+)
+def test_the_instruction_sets_that_matter_and_what_they_mean(tmp_path, text, said, meaning):
+    """Flags as Linux has them in arch/x86/include/asm/cpufeatures.h and arch/arm64/kernel/cpuinfo.c."""
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    found = find_processor(tmp_path / "cpuinfo")
+    assert str(found).endswith(said)
+    assert str(found).startswith(":") is False
+    assert found.meaning.startswith(meaning)
+    report = str(Diagnosis(replace(ON_CPU, processor=found), ()))
+    assert f"\nprocessor                 {found}\n" in report
+    assert f"\nint8 and int4 products    {found.meaning}\n" in report
+
+
+def test_products_that_are_wrong_are_not_called_exact():
+    report = str(Diagnosis(replace(ON_CPU, processor=find_processor(), wrong_products=("4 instead of 8",)), ()))
+    assert "\nint8 and int4 products    WRONG\n" in report
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="Linux tells so")
+def test_the_processor_here_is_named():
+    name = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    facts = runtime.doctor().facts
+    assert name is None or facts.processor.name == name[1].strip()
+    assert facts.wrong_products == ()
 
 
 # here

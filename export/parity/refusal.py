@@ -1,0 +1,78 @@
+"""Which precisions of a bundle fail, why, and the report of what is left without them.
+
+Quality is no matter of right and wrong: a checkpoint may be one that few bits do not suit. So a precision that fails is
+left out of the bundle, and costs the others nothing. float32 is what the others are measured by, and must pass.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from export.parity.report import FACTOR, FLOOR, Refusal, Report, Row
+from export.quantization.recipe import HALF, PRECISIONS
+
+FULL = PRECISIONS[0]
+
+
+def settle(report: Report, before: Collection[str] = ()) -> Report:
+    """`report` of all but the precisions that failed, which its `refused` names.
+
+    Args:
+        before: Precisions of a bundle that will be replaced.
+    """
+    refused = [*report.refused, *find_refusals(report)]
+    refused = [replace(refusal, replaced=refusal.precision in before) for refusal in refused]
+    names = {refusal.precision for refusal in refused}
+    return replace(
+        report,
+        rows=tuple(row for row in report.rows if row.precision not in names),
+        qualities=tuple(quality for quality in report.qualities if quality.precision not in names),
+        rounded=tuple(standard for standard in report.rounded if standard.precision not in names),
+        largest_activation=None if HALF in names else report.largest_activation,
+        refused=tuple(refused),
+    )
+
+
+def find_refusals(report: Report) -> Iterator[Refusal]:
+    """One for each precision but float32 of which anything failed."""
+    known = {refusal.precision for refusal in report.refused}
+    for precision in PRECISIONS:
+        if precision != FULL and precision not in known and (reasons := list(find_reasons(report, precision))):
+            yield Refusal(precision, reasons[0])
+
+
+def find_reasons(report: Report, precision: str) -> Iterator[str]:
+    """Quality first: where that is bad, what the single tensors are off by says less."""
+    for quality in report.qualities:
+        if quality.precision == precision and not quality.passed:
+            yield quality.problem
+    if precision == HALF and not report.in_range:
+        yield report.range_line()
+    failed = [row for row in report.rows if row.precision == precision and not row.passed]
+    if failed:
+        yield describe(max(failed, key=lambda row: row.share))
+
+
+def describe(row: Row) -> str:
+    most = max(FACTOR * row.pytorch_error, FLOOR)
+    return f"the {row.graph} graph's {row.tensor} is off by {row.error:.1e} over {row.case} (at most {most:.1e})"
+
+
+def refusal_line(report: Report, output: str | Path) -> str:
+    """What was left out of the bundle at `output`, why, and what that has."""
+    reasons = "; ".join(f"{refusal.precision} was left out: {refusal.reason}" for refusal in report.refused)
+    replaced = listed([refusal.precision for refusal in report.refused if refusal.replaced])
+    ends = f", and replaces one that had {replaced}" if replaced else ""
+    return f"{reasons}; the bundle at {output} has {listed(report.precisions())}{ends}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """As in: fp32, int8 and int4."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def failing_lines(report: Report) -> list[str]:
+    """What failed, for whoever watches."""
+    lines = [line for line in report.lines() if line.endswith("FAIL")]
+    rows = [row for row in report.worst("graph", "family") if not row.passed]
+    return [*lines, *(f"{row.graph}: {describe(row)}: FAIL" for row in rows)]

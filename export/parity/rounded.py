@@ -1,0 +1,57 @@
+"""What the graphs of int8 and int4 are held against wherever they are served, without PyTorch; see `rounded_proof`."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GPT2LMHeadModel
+
+from export.codes import QuantizedWeights
+from export.parity.report import FLOOR, Row
+from export.parity.rounding import LEAST, rounded_inputs
+from runtime.bundle import Bundle
+from runtime.forward import MANY
+from runtime.rounded_proof import LAST, RoundedStandard, centred, errors
+from runtime.sketch import sketch
+
+LENGTH = MANY + 32  # tokens, where a context has as many
+
+
+def measure_rounding(
+    model: GPT2LMHeadModel, weights: QuantizedWeights, token_ids: Sequence[int], *, precision: str, kinds: Sequence[str]
+) -> RoundedStandard:
+    """By `model`, which is in float64 and has the codes' weights, of a text of at most `LENGTH` tokens."""
+    ids = list(token_ids[:LENGTH])
+    truth = read(model, ids)
+    noise = {}
+    for kind in kinds:
+        with rounded_inputs(model, weights, integer=kind == "prefill"):
+            rounded = read(model, ids)
+        noise[kind] = {name: error_of(rounded[name], true) for name, true in truth.items()}
+    return RoundedStandard(precision, ids, {name: sketch(true) for name, true in truth.items()}, noise)
+
+
+def error_of(rounded: Any, truth: Any) -> float:
+    """Absolute, and no less than float32 may be off, for what rounding leaves as it is."""
+    floor = max(FLOOR * float(np.linalg.norm(truth)), LEAST)
+    return max(float(np.linalg.norm(rounded - truth)), floor)
+
+
+@torch.no_grad()
+def read(model: GPT2LMHeadModel, token_ids: Sequence[int]) -> dict[str, Any]:
+    """Keys, values, and the last logits less their mean, under the names of `read_text`."""
+    result = model(torch.tensor([list(token_ids)]), use_cache=True)
+    found: dict[str, Any] = {}
+    for number, layer in enumerate(result.past_key_values.layers):
+        found[f"present.{number}.key"], found[f"present.{number}.value"] = layer.keys.numpy(), layer.values.numpy()
+    return {**found, "logits": centred(result.logits[0, -LAST:].numpy())}
+
+
+def judge_rounded(bundle: Bundle, standard: RoundedStandard) -> Iterator[Row]:
+    """The graphs of a precision as they are served here; errors relative to the norm of the truth."""
+    for kind, noise in standard.pytorch_errors.items():
+        for name, error in errors(bundle, standard, kind).items():
+            size = float(np.sqrt(np.mean(np.square(standard.sketches[name])))) or 1.0
+            case = f"{len(standard.token_ids)} tokens, inputs rounded"
+            yield Row(f"{kind} {standard.precision} rounded", name, case, error / size, noise[name] / size)

@@ -1,0 +1,75 @@
+"""The hidden folder in which a bundle is made, locked as long as its process lives."""
+
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows: what a killed export leaves there is left
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = "lock"
+PARTIAL = r"\.[0-9a-f]{8}\.partial"
+SET_ASIDE = r"\.[0-9a-f]{8}\.old"  # by releases without locks: the bundle that was being replaced
+
+
+@contextmanager
+def locked_stage(home: Path, name: str) -> Iterator[Path]:
+    """Make a folder in `home` that no other export takes for a leftover until the block ends."""
+    stage, lock = make_stage(home, name)
+    with lock:
+        yield stage
+
+
+def make_stage(home: Path, name: str) -> tuple[Path, BinaryIO]:
+    """Until it is locked, another export may remove it as a leftover; then a new one is made."""
+    while True:
+        stage = home / f".{name}.{secrets.token_hex(4)}.partial"
+        stage.mkdir()
+        file = (stage / LOCK).open("wb")
+        held = True
+        with suppress(OSError):  # a file system without locks
+            held = lock(file)
+        if held and (stage / LOCK).exists():
+            return stage, file
+        file.close()
+
+
+@contextmanager
+def taken_over(stage: Path) -> Iterator[bool]:
+    """Lock a leftover for the block; False if a living export holds it. An OSError if that cannot be known."""
+    path, filled = stage / LOCK, any(stage.iterdir())
+    if not path.exists():
+        yield filled  # if so, of a release without locks; else it is being made just now
+        return
+    with path.open("r+b") as file:
+        yield lock(file)
+
+
+def lock(file: BinaryIO) -> bool:
+    """The kernel gives it back when the process ends, however it ends, and across containers too."""
+    if fcntl is None:
+        raise OSError("this system has no locks")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_stage(path: Path) -> bool:
+    """Of any name: one and the same folder may be `gpt2` outside a container and `out` in it."""
+    return re.fullmatch(rf"\..+{PARTIAL}", path.name, re.DOTALL) is not None
+
+
+def stages_of(output: Path) -> Iterator[Path]:
+    """Those beside `output` that have its name, and those in it."""
+    beside = re.compile(re.escape(f".{output.name}") + f"({PARTIAL}|{SET_ASIDE})")
+    with suppress(OSError):
+        yield from sorted(path for path in output.parent.iterdir() if beside.fullmatch(path.name) and path.is_dir())
+    with suppress(OSError):
+        yield from sorted(path for path in output.iterdir() if is_stage(path) and path.is_dir())

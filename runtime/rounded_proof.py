@@ -1,0 +1,136 @@
+"""Whether the graphs of int8 and int4 compute here what PyTorch does, but for rounding their inputs to int8.
+
+PyTorch's float64 with the weights that the codes stand for is the truth, and how far rounding takes PyTorch itself from
+it is the measure. A few log-probabilities would scatter too much to tell: where sums saturate, logits of the shipped
+checkpoint are 2.4 times as far off as rounding takes them, but keys and values 3 to 6 times, and where sums are right
+0.99 to 1.02 times. Sketches of them tell that to within an eighth, so that twice, as for float32, parts the two.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runtime.bundle import Bundle
+from runtime.decode_session import DecodeSession
+from runtime.errors import BundleError
+from runtime.manifest import NAME, Manifest
+from runtime.sketch import SUMS, distance, sketch
+
+FACTOR = 2.0
+LAST = 8  # positions whose logits are held against PyTorch's
+Sketches = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class RoundedStandard:
+    """What the graphs of a precision make of a text.
+
+    Attributes:
+        token_ids: The text.
+        sketches: Of keys and values under their names as outputs, and of the last logits, each less its mean.
+        pytorch_errors: By kind of graph, how far each tensor is from that in PyTorch if inputs are rounded, absolute.
+    """
+
+    precision: str
+    token_ids: list[int]
+    sketches: Sketches
+    pytorch_errors: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class RoundedProof:
+    """One graph of a precision on this processor.
+
+    Attributes:
+        tokens: Of the text that it read.
+        tensor: The worst of them.
+        error: How far that is from float64's, in units of what rounding costs PyTorch there.
+        allowed: At most.
+    """
+
+    precision: str
+    graph: str
+    tokens: int
+    tensor: str
+    error: float
+    allowed: float = FACTOR
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.allowed  # which no NaN is
+
+    def __str__(self) -> str:
+        return (
+            f"{self.graph} {self.precision}: keys, values and logits of {self.tokens} tokens as PyTorch's but for "
+            f"rounding, {self.error:.2f} times what that costs PyTorch (at most {self.allowed:g})"
+        )
+
+
+def prove_rounded(bundle: Bundle, precision: str) -> Iterator[RoundedProof]:
+    """A proof of each graph of a precision, on the CPU; none of bundles made before this was noted."""
+    for standard in read_standards(bundle.manifest):
+        if standard.precision == precision:
+            for kind, noise in standard.pytorch_errors.items():
+                shares = {name: error / noise[name] for name, error in errors(bundle, standard, kind).items()}
+                worst = max(shares, key=lambda name: np.nan_to_num(shares[name], nan=np.inf))
+                yield RoundedProof(precision, kind, len(standard.token_ids), worst, shares[worst])
+
+
+def errors(bundle: Bundle, standard: RoundedStandard, kind: str) -> dict[str, float]:
+    """How far each tensor is from the truth here, absolute."""
+    session = DecodeSession(bundle.graph_path(kind, standard.precision), bundle.manifest.architecture)
+    found = read_text(session, standard.token_ids, at_once=kind == "prefill")
+    return {name: distance(sketch(found[name]), truth) for name, truth in standard.sketches.items()}
+
+
+def read_text(session: DecodeSession, token_ids: list[int], *, at_once: bool) -> dict[str, Any]:
+    """Keys, values and the last logits; half of the text token by token where it is not read at once."""
+    half = len(token_ids) if at_once else len(token_ids) // 2
+    with session.sequence(len(token_ids)) as state:
+        answer = state.read(token_ids[:half], last=min(LAST, half))
+        logits = [row.copy() for row in answer.logits]
+        logits += [state.step([token])[1].copy() for token in token_ids[half:]]
+        cache = {name: array.copy() for name, array in state.cache().items()}
+    return {**cache, "logits": centred(np.stack(logits[-LAST:]))}
+
+
+def centred(logits: Any) -> Any:
+    """Logits [S, V], each position's less their mean, which no probability sees."""
+    logits = np.asarray(logits, np.float64)
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+def read_standards(manifest: Manifest) -> list[RoundedStandard]:
+    """As they are in a manifest; empty in bundles made before they were noted."""
+    try:
+        return [parse(manifest, content) for content in manifest.parity.get("rounded", [])]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"parity.rounded of {NAME} is damaged ({error!r}); export the bundle again") from None
+
+
+def parse(manifest: Manifest, content: Mapping[str, Any]) -> RoundedStandard:
+    precision, ids = str(content["precision"]), list(content["token_ids"])
+    architecture = manifest.architecture
+    names = {*architecture.cache_names("present"), "logits"}
+    if not 2 <= len(ids) <= architecture.n_positions or not set(ids) <= set(range(architecture.vocab_size)):
+        raise ValueError(f"{len(ids)} tokens for a context of {architecture.n_positions}, or ids out of range")
+    sketches = {name: numbers(row, SUMS) for name, row in content["sketches"].items()}
+    noise = {
+        kind: dict(zip(row, numbers(row.values()), strict=True)) for kind, row in content["pytorch_errors"].items()
+    }
+    kinds = {graph.kind for graph in manifest.graphs if graph.precision == precision}
+    if sketches.keys() != names or not noise or any(row.keys() != names for row in noise.values()):
+        raise ValueError("tensors are missing")
+    if not noise.keys() <= kinds or min(min(row.values()) for row in noise.values()) <= 0:
+        raise ValueError("a graph that is not there, or an error of nothing")
+    return RoundedStandard(precision, ids, sketches, noise)
+
+
+def numbers(values: Any, count: int | None = None) -> list[float]:
+    """Finite ones, as many as there must be."""
+    found = [float(value) for value in values]
+    if not np.isfinite(found).all() or count not in (None, len(found)):
+        raise ValueError(f"{len(found)} numbers, or not all of them finite")
+    return found

@@ -1,0 +1,228 @@
+"""Whatever moment a kill hits, what is at the output is a whole bundle or none, and the next export clears the rest."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from export.staging import prepare, staged
+from runtime.bundle import find_folder
+from runtime.errors import BundleError
+
+fcntl = pytest.importorskip("fcntl", reason="no locks here, so that nothing tells what is left from what is made")
+
+OLD = {"manifest.json": "old", "config.json": "old", "onnx/decode.onnx": "old", "onnx/old.onnx_data": "old"}
+NEW = {"manifest.json": "new", "config.json": "new", "onnx/decode.onnx": "new", "more/new.onnx_data": "new"}
+# An export that is killed just before the rename of this number, in place or by swapping folders.
+EXPORT = """
+import json, os, signal, sys
+from pathlib import Path
+from export import output_folder, staging
+output, number, in_place, files = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
+if in_place:
+    output_folder.is_mounted = lambda folder: folder == output
+rename, done = os.rename, 0
+def counting(*paths):
+    global done
+    if done == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done += 1
+    rename(*paths)
+os.rename = counting
+with staging.staged(output, force=True) as work:
+    for name, content in files.items():
+        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).write_text(content)
+"""
+
+
+def fill(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def content(folder):
+    """Every file's text, and "" for an empty folder."""
+    found = [path for path in folder.rglob("*") if path.is_file() or not any(path.iterdir())]
+    return {path.relative_to(folder).as_posix(): path.read_text() if path.is_file() else "" for path in found}
+
+
+def killed_before_rename(number, output, in_place):
+    """Whether it was killed; else it did fewer renames."""
+    command = [sys.executable, "-c", EXPORT, str(output), str(number), json.dumps(in_place), json.dumps(NEW)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+def seen_by_the_runtime(output):
+    """Its files, as far as there is a bundle."""
+    try:
+        find_folder(output)
+    except BundleError:
+        return None
+    return {name: text for name, text in content(output).items() if not name.startswith(".")}
+
+
+@pytest.mark.parametrize("before", [None, {}, OLD], ids=["nothing", "an empty folder", "a bundle"])
+@pytest.mark.parametrize("in_place", [False, True], ids=["swapped", "file by file"])
+def test_a_kill_at_any_rename_leaves_a_whole_bundle_or_none(tmp_path, before, in_place):
+    for number in range(20):
+        output = tmp_path / str(number) / "gpt2"
+        output.parent.mkdir()
+        if before is not None:
+            output.mkdir()
+            fill(output, before)
+        was = content(output.parent)
+        killed = killed_before_rename(number, output, in_place)
+        assert seen_by_the_runtime(output) in (None, OLD, NEW)
+        said = []
+        prepare(output, force=True, say=said.append)
+        if not killed:
+            assert (content(output), said) == (NEW, [])
+            assert number > 0
+            return
+        assert any(line.endswith("left by an export that was killed") for line in said)
+        assert content(output.parent) == was
+    pytest.fail("never came to its end")
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_putting_back_may_be_killed_too(tmp_path, number):
+    """After a kill in the midst of the moves, one more kill at each rename of what undoes them."""
+    output = tmp_path / "gpt2"
+    fill(output, OLD)
+    assert killed_before_rename(6, output, in_place=True)
+    assert seen_by_the_runtime(output) is None
+    killed_before_rename(number, output, in_place=True)
+    assert seen_by_the_runtime(output) in (None, OLD, NEW)
+    prepare(output, force=True, say=str)
+    assert content(tmp_path) in ({f"gpt2/{name}": text for name, text in files.items()} for files in (OLD, NEW))
+
+
+def test_what_the_runtime_says_of_a_half_moved_bundle_puts_it_right(tmp_path):
+    """It is no checkpoint, though all but two of a bundle's files may be there."""
+    output = tmp_path / "gpt2"
+    fill(output, OLD)
+    assert killed_before_rename(6, output, in_place=True)
+    assert list(output.rglob("decode.onnx"))
+    with pytest.raises(BundleError, match=re.escape(f"make one: python -m export CHECKPOINT --output {output}")):
+        find_folder(output)
+    prepare(output, force=True, say=str)
+    assert find_folder(output) == output
+    assert content(output) == OLD
+
+
+def test_what_somebody_put_there_after_the_kill_is_kept(tmp_path):
+    output = tmp_path / "gpt2"
+    fill(output, OLD)
+    assert killed_before_rename(6, output, in_place=True)
+    (output / "thesis.txt").write_text("ten years")
+    prepare(output, force=True, say=str)
+    assert content(output) == {**OLD, "thesis.txt": "ten years"}
+
+
+def size(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def wait_for_stage(folder, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := [path for path in folder.glob(".gpt2.*.partial") if size(path / "new" / "weights") == 2_500_000]:
+            return found[0]
+        time.sleep(0.02)
+    raise AssertionError("no stage appeared")
+
+
+@pytest.fixture
+def living(tmp_path):
+    """An export that is at work, its stage, and 2.5 MB in it."""
+    script = """
+import sys, time
+from pathlib import Path
+from export.staging import staged
+with staged(Path(sys.argv[1]), force=False) as work:
+    (work / "weights").write_bytes(bytes(2_500_000))
+    time.sleep(120)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "gpt2")])
+    try:
+        yield process, wait_for_stage(tmp_path, process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_next_export_removes_what_a_killed_one_left_and_says_so(tmp_path, living):
+    process, stage = living
+    with staged(tmp_path / "gpt2", force=False, say=pytest.fail) as work:  # of a living one it has nothing to say
+        fill(work, NEW)
+    assert size(stage / "new" / "weights") == 2_500_000
+    process.kill()
+    process.wait()
+    said = []
+    with staged(tmp_path / "gpt2", force=True, say=said.append) as work:
+        fill(work, {"manifest.json": "newer"})
+    assert said == [f"removed {stage.name}, 2.5 MB, left by an export that was killed"]
+    assert content(tmp_path) == {"gpt2/manifest.json": "newer"}
+
+
+def test_others_folders_are_left_alone(tmp_path):
+    kept = [".gpt2.partial", ".gpt2.notes.partial", ".gpt3.0a1b2c3d.partial", ".gpt2.x.0a1b2c3d.partial", ".gpt2.old"]
+    for name in kept:
+        fill(tmp_path / name, {"weights": "somebody's"})
+    (tmp_path / ".gpt2.0a1b2c3d.partial").mkdir()  # another export is just making it
+    prepare(tmp_path / "gpt2", force=True, say=pytest.fail)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, ".gpt2.0a1b2c3d.partial"])
+
+
+def test_what_a_release_without_locks_left(tmp_path):
+    fill(tmp_path / ".gpt2.0a1b2c3d.partial", {"onnx/model.onnx_data": "half"})
+    fill(tmp_path / ".gpt2.0a1b2c3d.old", OLD)
+    said = []
+    prepare(tmp_path / "gpt2", force=True, say=said.append)
+    assert sorted(said) == [
+        f"put back {tmp_path / 'gpt2'}, which an export that was killed was replacing",
+        "removed .gpt2.0a1b2c3d.partial, 0.0 MB, left by an export that was killed",
+    ]
+    assert content(tmp_path) == {f"gpt2/{name}": text for name, text in OLD.items()}
+    fill(tmp_path / ".gpt2.4e5f6a7b.old", NEW)
+    prepare(tmp_path / "gpt2", force=True, say=said.append)
+    assert said[2:] == ["removed .gpt2.4e5f6a7b.old, 0.0 MB, left by an export that was killed"]
+    assert content(tmp_path) == {f"gpt2/{name}": text for name, text in OLD.items()}
+
+
+def test_without_locks_nothing_is_removed_and_a_command_is_given(tmp_path, monkeypatch, living):
+    def no_locks(*_):
+        raise OSError(95, "Operation not supported")
+
+    process, stage = living
+    process.kill()
+    process.wait()
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    said = []
+    with staged(tmp_path / "gpt2", force=False, say=said.append) as work:
+        fill(work, NEW)
+    assert said == [f"left {stage} (Operation not supported); if no export is running, remove it: rm -r {stage}"]
+    assert stage.exists()
+
+
+@pytest.mark.skipif(os.access("/", os.W_OK), reason="root may write anywhere")
+def test_what_cannot_be_removed_is_named(tmp_path):
+    fill(tmp_path / ".gpt2.0a1b2c3d.partial" / "new", {"weights": "half"})
+    (tmp_path / ".gpt2.0a1b2c3d.partial" / "new").chmod(0o500)
+    said = []
+    prepare(tmp_path / "gpt2", force=True, say=said.append)
+    assert said == [
+        f"left {tmp_path}/.gpt2.0a1b2c3d.partial (Permission denied); if no export is running, remove it: "
+        f"rm -r {tmp_path}/.gpt2.0a1b2c3d.partial"
+    ]
+    Path(tmp_path / ".gpt2.0a1b2c3d.partial" / "new").chmod(0o700)
