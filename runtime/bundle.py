@@ -1,16 +1,18 @@
 """A bundle on disk, checked before anything in it is run."""
 
 import hashlib
+import os
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import BundleError
 from runtime.external_data import external_data_locations
+from runtime.file_mark import Mark, find_mark
 from runtime.file_names import check_name
 from runtime.manifest import NAME, FileRecord, Manifest, read_manifest, read_object
 from runtime.shell import command
@@ -21,10 +23,16 @@ GENERATING = {"decode", "prefill"}  # kinds of graphs
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder whose manifest was read and whose files are all there."""
+    """A folder whose manifest was read and whose files are all there.
+
+    Attributes:
+        folder: Its real path: neither another current folder nor a link that is switched leads elsewhere.
+        marks: Of its files, as they were found, the manifest among them.
+    """
 
     folder: Path
     manifest: Manifest
+    marks: Mapping[str, Mark] = field(default_factory=dict, compare=False, repr=False)
 
     def graph_path(self, kind: str, precision: str = "fp32") -> Path:
         """The file of a graph, after a look at where it would read its weights from."""
@@ -40,6 +48,13 @@ class Bundle:
     def weights_at(self, path: Path) -> set[str]:
         """The weights files of the graph at `path`."""
         return external_files(self.folder, path.relative_to(self.folder).as_posix(), self.manifest)
+
+    def has_successor(self) -> bool:
+        """Whether another manifest lies in its place by now."""
+        try:
+            return find_mark(self.folder / NAME) != self.marks[NAME]
+        except OSError:
+            return False
 
     def bos_token_id(self) -> int | None:
         """What an empty prompt starts from."""
@@ -70,9 +85,10 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     those that are wanted while a session takes them in.
     """
     folder = find_folder(path)
-    bundle = Bundle(folder, read_manifest(folder))
-    for name, record in bundle.manifest.files.items():
-        check_size(folder / name, record)
+    marks = {NAME: find_mark(folder / NAME)}
+    manifest = read_manifest(folder)
+    marks |= {name: check_size(folder / name, record) for name, record in manifest.files.items()}
+    bundle = Bundle(folder, manifest, marks)
     if verify:
         check_hashes(bundle, parsed_files(bundle.manifest))
     return bundle
@@ -105,12 +121,13 @@ def parsed_files(manifest: Manifest) -> list[str]:
 
 
 def find_folder(path: str | Path) -> Path:
-    """The folder at `path`, if there is a manifest in it."""
+    """The folder at `path`, if there is a manifest in it: its real path, made once."""
     check_name(path)
     try:
         folder = Path(path).expanduser()
-        if (folder / NAME).is_file():
-            return folder
+        real = Path(os.path.realpath(folder))
+        if (real / NAME).is_file():
+            return real
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such home, a NUL
         raise BundleError(f"no bundle at {path}: {error}") from None
     if (folder / "config.json").is_file():
@@ -123,13 +140,14 @@ def export(*words: str | Path) -> str:
     return command("python", "-m", "export", *words)
 
 
-def check_size(path: Path, record: FileRecord) -> None:
+def check_size(path: Path, record: FileRecord) -> Mark:
     try:
-        size = path.stat().st_size
+        mark = find_mark(path)
     except (OSError, ValueError):
         raise BundleError(f"{path} is missing; export or copy the bundle again") from None
-    if size != record.size:
-        raise BundleError(f"{path} has {size:,} bytes, not {record.size:,}; export or copy the bundle again")
+    if mark.size != record.size:
+        raise BundleError(f"{path} has {mark.size:,} bytes, not {record.size:,}; export or copy the bundle again")
+    return mark
 
 
 def check_hash(path: Path, record: FileRecord) -> None:

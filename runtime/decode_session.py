@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +19,12 @@ from runtime.device.graph import ResidentGraph
 from runtime.device.placement import CPU, Placement
 from runtime.device.runs import DeviceRuns
 from runtime.errors import BundleError
+from runtime.forks import tell_children
 from runtime.forward import Forward
 from runtime.key_value_cache import KeyValueCache
 from runtime.manifest import Architecture
+from runtime.own_pages import own_pages
+from runtime.same_files import same_files
 from runtime.session import make_session
 
 MOST_IDLE = 4  # caches kept between calls, a row up to 75 MB for GPT-2 small; more are made when needed, and dropped
@@ -61,6 +64,7 @@ class DecodeSession:
     Args:
         path: The decode graph.
         prefill_path: A graph of the same inputs and outputs that is faster over many tokens; loaded when there are.
+        around: Entered with a graph's path while its session is made.
     """
 
     def __init__(
@@ -71,14 +75,21 @@ class DecodeSession:
         placement: Placement = CPU,
         threads: int | None = None,
         prefill_path: Path | None = None,
+        around: Callable[[Path], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
-        make = partial(make_checked, architecture=architecture, placement=placement, threads=threads)
+        def make(path: Path, *, capture: bool = False) -> Any:
+            with around(path):
+                return make_checked(
+                    path, architecture=architecture, placement=placement, threads=threads, capture=capture
+                )
+
         self._session = make(path, capture=True)
         self._runs = DeviceRuns(self._session, placement) if placement.resident else None
         self._prefill = Prefill(partial(make, prefill_path) if prefill_path else lambda: None)
         self._architecture = architecture
         self._idle: list[Idle] = []
         self._lock = threading.RLock()  # a stream that nobody holds may be collected while this thread has it
+        tell_children(self, DecodeSession._forked)
 
     @contextmanager
     def sequence(self, tokens: int | None = None) -> Iterator[DecodeState]:
@@ -108,6 +119,10 @@ class DecodeSession:
         if self._runs:
             finalize(batch, self._keep, Idle(*shape, forward))
         return batch
+
+    def _forked(self) -> None:
+        """A child uses it no more, but what was lent of it may be given back."""
+        self._lock = threading.RLock()
 
     def _capacity(self, tokens: int | None) -> int:
         most = self._architecture.n_positions
@@ -146,9 +161,18 @@ class DecodeSession:
 
 
 def open_decode_session(
-    bundle: Bundle, *, precision: str = "fp32", placement: Placement = CPU, threads: int | None = None
+    bundle: Bundle,
+    *,
+    precision: str = "fp32",
+    placement: Placement = CPU,
+    threads: int | None = None,
+    own: bool = False,
 ) -> DecodeSession:
-    """The graphs of a bundle that generate, in a precision that it has."""
+    """The graphs of a bundle that generate, in a precision that it has.
+
+    Args:
+        own: Whether weights are to be safe from what is written into their files later, where the system can do that.
+    """
     manifest = bundle.manifest
     placement = placement.as_resident() if precision in RESIDENT else placement
     prefill = not placement.resident and manifest.has_graph("prefill", precision)
@@ -158,7 +182,15 @@ def open_decode_session(
         placement=placement,
         threads=threads,
         prefill_path=bundle.graph_path("prefill", precision) if prefill else None,
+        around=partial(opened_whole, bundle, own=own and placement.device == "cpu"),
     )
+
+
+@contextmanager
+def opened_whole(bundle: Bundle, path: Path, *, own: bool) -> Iterator[None]:
+    """Around the making of a session, now or later: its files are those that the bundle was opened with."""
+    with same_files(bundle, path) as weights, own_pages(bundle.folder / name for name in weights if own):
+        yield
 
 
 def decode_kind(precision: str, placement: Placement) -> str:

@@ -1,5 +1,6 @@
 """`runtime.complete`: a model that is loaded at the first call and kept."""
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from runtime.settings import GenerationOptions, check_settings
 
 _loaded: dict[tuple[object, ...], dict[str | None, Model]] = {}  # by place, then by precision; None is the default
 _lock = threading.Lock()
+logger = logging.getLogger("runtime")
 
 
 Folder = str | os.PathLike[str] | None
@@ -74,14 +76,34 @@ def complete(
     return kept_model(find_model(model), precision, device).complete(prompt, batch_size=batch_size, **options)
 
 
+def in_child() -> None:
+    """The lock may have been held by a thread that is not in the child; models know by themselves."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=in_child)
+
+
 def kept_model(path: Path, precision: str | None, device: str, gpu_mem_limit: int | None = None) -> Model:
-    place = os.path.realpath(path), check_device(device), gpu_mem_limit
+    folder = os.path.realpath(os.path.expanduser(path))  # noqa: PTH111  (pathlib's raises where there is no such user)
+    place = folder, check_device(device), gpu_mem_limit
     precision = check_precision(precision)
     with _lock:
         kept = _loaded.setdefault(place, {})
+        forget_replaced(kept)
         if precision is None and "fp32" in kept and kept["fp32"].device == "cpu":
             precision = "fp32"  # the default there
         if precision not in kept:
             model = load(path, precision=precision, device=device, gpu_mem_limit=gpu_mem_limit)
             kept[precision] = kept[model.precision] = model
         return kept[precision]
+
+
+def forget_replaced(kept: dict[str | None, Model]) -> None:
+    """Models whose folder holds another bundle by now: nobody else could load that one in their place."""
+    for precision, model in list(kept.items()):
+        if model.bundle.has_successor():
+            logger.info("%s was replaced; it is loaded again", model.bundle.folder)
+            del kept[precision]

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime.bundle import Bundle, check_hashes
@@ -14,6 +13,7 @@ from runtime.manifest import Architecture
 from runtime.options import check_prompts, check_text
 from runtime.prompting import Prompting
 from runtime.reference_session import ReferenceSession
+from runtime.same_files import same_files
 
 T = TypeVar("T")
 Texts = list[str] | tuple[str, ...]
@@ -68,18 +68,18 @@ class Inspector:
         """The only one of its kind."""
         with self._making:
             if kind not in self._sessions:
-                path = self._graph(kind)
-                self._sessions[kind] = make(path, self._sizes, placement=self._placement, threads=self._threads)
+                path = self._bundle.folder / self._bundle.manifest.graph(kind).path
+                with same_files(self._bundle, path) as weights:
+                    self._check(weights)
+                    self._sessions[kind] = make(path, self._sizes, placement=self._placement, threads=self._threads)
             found: T = self._sessions[kind]
             return found
 
-    def _graph(self, kind: str) -> Path:
-        """The file of a graph whose weights have been hashed. All of them lie in the same file."""
-        path = self._bundle.graph_path(kind)
+    def _check(self, weights: set[str]) -> None:
+        """The hashes of a graph's weights, if nobody has. All of these graphs have the same file."""
         if self._unhashed:
-            check_hashes(self._bundle, self._bundle.weights_at(path))
+            check_hashes(self._bundle, weights)
             self._unhashed = False
-        return path
 
     def _each(self, text: str | Texts, look: Callable[[list[int]], T]) -> T | list[T]:
         """One of a text, a list of a list; every text is checked before the first is looked at."""

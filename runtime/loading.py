@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+import runtime.pickled_model  # noqa: F401  so that models can be pickled
 from runtime.bundle import Bundle, open_bundle, weights_verified
 from runtime.device.choice import place
 from runtime.device.placement import Placement
@@ -16,6 +17,7 @@ from runtime.options import (
     check_precision,
     check_threads,
 )
+from runtime.same_files import check_untouched, names_read
 
 MODEL_VARIABLE = "GPT2_ONNX_MODEL"
 DEFAULT_MODEL = "models/gpt2"
@@ -74,8 +76,10 @@ def load(
     draft = check_served(precision or "fp32", draft, placement)
     bundle = open_bundle(find_model(path), verify=verify)
     precision = precision or default_precision(bundle, placement)
-    with weights_verified(bundle, filter(None, (precision, draft)) if verify else ()):
+    precisions = [each for each in (precision, draft) if each]
+    with weights_verified(bundle, precisions if verify else ()):
         model = Model(bundle, precision=precision, placement=placement, threads=threads, draft=draft, verify=verify)
+    check_untouched(bundle, names_read(bundle, precisions))
     logger.info("%s runs in %s on %s%s", bundle.folder, precision, placement, why)
     return model
 

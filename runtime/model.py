@@ -1,20 +1,23 @@
 """A loaded bundle: completing, streaming, scoring, and sessions."""
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Unpack, overload
+from weakref import WeakSet
 
 from runtime.bundle import Bundle
 from runtime.completion import Completion
-from runtime.decode_session import open_decode_session
+from runtime.decode_session import DecodeSession
 from runtime.decoding import decode_alone, decode_together, longest_first
 from runtime.device.placement import Placement
 from runtime.drafting import Drafting
+from runtime.forks import leave_alone, tell_children
 from runtime.generation import Generation
 from runtime.inspection import OUTPUTS, Inspection, check_layers, check_outputs
 from runtime.inspector import Inspector
 from runtime.lens import Lens
 from runtime.options import check_batch_size, check_count, check_ids, check_prompts, check_text
+from runtime.parts import Loading, Parts
 from runtime.prompting import Prompting
 from runtime.scoring import Score, score_ids
 from runtime.settings import GenerationOptions, check_settings
@@ -23,19 +26,24 @@ from runtime.summary import Summary, summarize
 from runtime.text_session import Session
 
 BATCH_SIZE = 16
-DRAFT_THREADS = 1  # those of another session spin for a while after its runs, in the way of the next one's
-EXACT = {"fp32"}  # MatMulNBits rounds the inputs of one id otherwise than those of several
 Prompts = list[str] | tuple[str, ...]
+NO_FORKS = (
+    "CUDA does not work in a process that was forked off one that has used it; load the model there alone, "
+    "or start processes by spawn: multiprocessing.set_start_method('spawn')"
+)
+_models: "WeakSet[Model]" = WeakSet()
 
 
 class Model:
     """GPT-2, ready to generate. Made by `load`; may be called from several threads at once.
 
+    In a process that was forked off it loads itself again at its first call; pickled, wherever it is unpickled.
+
     Attributes:
         bundle: What it was loaded from.
         device: Where it runs: "cpu", or "cuda:0" and so on.
         precision: Of its decode graph.
-        prompting, decode_session: Its parts, for the other modules of this package.
+        loading, prompting, decode_session: Its parts, for the other modules of this package.
     """
 
     def __init__(
@@ -48,21 +56,62 @@ class Model:
         draft: str | None = None,
         verify: bool = False,
     ) -> None:
-        self.bundle = bundle
-        self.device = str(placement)
-        self.precision = precision
-        with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
-            prompting = beside.submit(Prompting, bundle)
-            self.decode_session = open_decode_session(bundle, precision=precision, placement=placement, threads=threads)
-        self.prompting = prompting.result()
-        hashed = not verify or precision == "fp32"
-        self._inspector = Inspector(
-            bundle, self.prompting, placement=placement, threads=threads, hash_weights=not hashed
-        )
-        drafts = (
-            open_decode_session(bundle, precision=draft, placement=placement, threads=DRAFT_THREADS) if draft else None
-        )
-        self._drafting = Drafting(exact=precision in EXACT and not placement.resident, session=drafts)
+        loading = Loading(bundle, precision, placement, threads, draft, verify)
+        self._begin(loading, loading.make())
+
+    def _begin(self, loading: Loading, parts: Parts) -> None:
+        self.loading = loading
+        self.bundle = loading.bundle
+        self.device = str(loading.placement)
+        self.precision = loading.precision
+        self._parts: Parts | None = parts
+        self._making = threading.Lock()
+        tell_children(self, Model._forked)
+        _models.add(self)
+
+    @classmethod
+    def living(cls, loading: Loading) -> "Model | None":
+        """The model of this process that was loaded just so."""
+        return next((model for model in list(_models) if model.loading == loading), None)
+
+    @classmethod
+    def again(cls, loading: Loading) -> "Model":
+        """One that another process has loaded."""
+        model = cls.__new__(cls)
+        model._begin(loading, loading.again())
+        return model
+
+    def _ready(self) -> Parts:
+        """The parts of this process, made again in one that was forked off."""
+        with self._making:
+            if self._parts is None:
+                if self.loading.placement.device == "cuda":
+                    raise RuntimeError(NO_FORKS)
+                self._parts = self.loading.again()
+            return self._parts
+
+    def _forked(self) -> None:
+        """The parent's parts are of no use to a child: their threads are gone, their locks may be held for ever."""
+        self._making = threading.Lock()
+        if self._parts is not None:
+            leave_alone(self._parts)
+            self._parts = None
+
+    @property
+    def prompting(self) -> Prompting:
+        return (self._parts or self._ready()).prompting
+
+    @property
+    def decode_session(self) -> DecodeSession:
+        return (self._parts or self._ready()).decode_session
+
+    @property
+    def _drafting(self) -> Drafting:
+        return (self._parts or self._ready()).drafting
+
+    @property
+    def _inspector(self) -> Inspector:
+        return (self._parts or self._ready()).inspector
 
     def __repr__(self) -> str:
         return f"<Model {self.bundle.folder} in {self.precision} on {self.device}>"

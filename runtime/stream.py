@@ -2,8 +2,10 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from typing import NoReturn
 
 from runtime.completion import Completion
+from runtime.forks import leave_alone, owner, tell_children
 from runtime.generation import Generation
 
 
@@ -18,8 +20,11 @@ class Stream(Iterator[str]):
         self._pieces = pieces
         self._generation = generation
         self._closed = False
+        self._check_owner = owner("stream", "make one here: model.stream(…)")
+        tell_children(self, Stream._forked)
 
     def __next__(self) -> str:
+        self._check_owner()
         piece = "" if self._closed else next(self._pieces)
         if self._closed or self._generation.finish_reason:  # the cache is free with the last piece, not behind it
             self._pieces.close()
@@ -38,6 +43,13 @@ class Stream(Iterator[str]):
         self._closed = True
         with suppress(ValueError):  # the generator is running, in the thread that will see the flag
             self._pieces.close()
+
+    def _forked(self) -> None:
+        """In a child: nobody will ask for more, and to end it would be to touch what belongs to the parent."""
+        leave_alone(self._pieces)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a stream cannot be pickled, as it is under way; give its text, or its completion")
 
     @property
     def completion(self) -> Completion | None:

@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Unpack
+from typing import NoReturn, Unpack
 
 from runtime.common_prefix import common_length
 from runtime.completion import Completion
 from runtime.decode_state import DecodeState
 from runtime.decoding import decode_alone
 from runtime.drafting import Drafting
+from runtime.forks import owner
 from runtime.generation import Generation
 from runtime.options import check_count, check_text
 from runtime.prompting import Prompting
@@ -39,6 +40,7 @@ class Session:
         self._prompting = prompting
         self._drafting = drafting
         self._busy = threading.Lock()
+        self._check_owner = owner("session", "make one here: model.session()")
         self._turn = 0
         self._text = ""
         self._ids: list[int] = []  # of the text
@@ -100,6 +102,9 @@ class Session:
         self._closed = True
         self._give_back()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a session cannot be pickled, as its cache is this process's; give its text: session.text")
+
     def __enter__(self) -> "Session":
         return self
 
@@ -109,6 +114,7 @@ class Session:
     @contextmanager
     def _used(self) -> Iterator[DecodeState]:
         """The state, for one user at a time."""
+        self._check_owner()
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this session is in use: close its stream first, and give each thread a session")
         try:

@@ -1,9 +1,6 @@
 """One model, many threads: each gets what it would get alone."""
 
-import json
-import os
 import random
-import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -106,27 +103,3 @@ def test_no_more_caches_are_kept_than_a_few(fresh, probes):
     assert len(set(map(id, fresh.decode_session._idle))) == len(fresh.decode_session._idle)
     for probe in probes:
         assert fresh.complete(probe.prompt, max_new_tokens=20).token_ids == probe.token_ids[:20]
-
-
-FORK = """
-    import json, os, sys, warnings
-    import runtime
-
-    warnings.simplefilter("ignore", DeprecationWarning)  # of forking where there are threads
-    model = runtime.load(sys.argv[1], threads=1, verify=False)
-    session = model.session()
-    session.complete(sys.argv[2], max_new_tokens=8)
-    if not (child := os.fork()):
-        session.rewind(len(session.token_ids))
-        session.complete("Something else altogether, which is long enough to be in the way", max_new_tokens=20)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    print(json.dumps(session.complete(max_new_tokens=20).token_ids))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_process_forked_off_has_caches_of_its_own(run_python, bundle, probe):
-    done = run_python("-c", textwrap.dedent(FORK), str(bundle), probe.prompt)
-    assert done.returncode == 0, done.stderr
-    assert tuple(json.loads(done.stdout)) == probe.token_ids[8:28]

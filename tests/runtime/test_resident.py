@@ -9,6 +9,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -53,7 +54,7 @@ def pair(request, bundle, model):
     if request.param == "fp32":
         return resident, model
     stepped = load(bundle, "fp16")
-    stepped._drafting = Stepped()
+    stepped._parts = replace(stepped._parts, drafting=Stepped())
     return resident, stepped
 
 

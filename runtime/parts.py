@@ -1,0 +1,60 @@
+"""The parts of a model, and what it takes to make them again in another process."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+from runtime.bundle import Bundle
+from runtime.decode_session import DecodeSession, open_decode_session
+from runtime.device.placement import Placement
+from runtime.drafting import Drafting
+from runtime.inspector import Inspector
+from runtime.prompting import Prompting
+from runtime.same_files import check_untouched, names_read, reopen
+
+DRAFT_THREADS = 1  # those of another session spin for a while after its runs, in the way of the next one's
+EXACT = {"fp32"}  # MatMulNBits rounds the inputs of one id otherwise than those of several
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model works with, in one process."""
+
+    prompting: Prompting
+    decode_session: DecodeSession
+    drafting: Drafting
+    inspector: Inspector
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What a model is loaded with."""
+
+    bundle: Bundle
+    precision: str
+    placement: Placement
+    threads: int | None = None
+    draft: str | None = None
+    verify: bool = False
+
+    def make(self) -> Parts:
+        open_session = partial(open_decode_session, self.bundle, placement=self.placement, own=self.verify)
+        with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
+            reading = beside.submit(Prompting, self.bundle)
+            session = open_session(precision=self.precision, threads=self.threads)
+        prompting = reading.result()
+        drafts = open_session(precision=self.draft, threads=DRAFT_THREADS) if self.draft else None
+        hashed = not self.verify or self.precision == "fp32"
+        inspector = Inspector(
+            self.bundle, prompting, placement=self.placement, threads=self.threads, hash_weights=not hashed
+        )
+        exact = self.precision in EXACT and not self.placement.resident
+        return Parts(prompting, session, Drafting(exact=exact, session=drafts), inspector)
+
+    def again(self) -> Parts:
+        """The same in another process: of the same files, which are hashed only if they may be others by now."""
+        precisions = [each for each in (self.precision, self.draft) if each]
+        bundle = reopen(self.bundle, precisions)
+        parts = replace(self, bundle=bundle).make()
+        check_untouched(bundle, names_read(bundle, precisions))
+        return parts
