@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,17 @@ def export(*words: str | Path) -> str:
 
 
 def check_size(path: Path, record: FileRecord) -> Mark:
-    try:
-        mark = find_mark(path)
-    except (OSError, ValueError):
-        raise BundleError(f"{path} is missing; export or copy the bundle again") from None
+    mark = mark_there(path)
     if mark.size != record.size:
         raise BundleError(f"{path} has {mark.size:,} bytes, not {record.size:,}; export or copy the bundle again")
     return mark
+
+
+def mark_there(path: Path) -> Mark:
+    try:
+        return find_mark(path)
+    except (OSError, ValueError):
+        raise BundleError(f"{path} is missing; export or copy the bundle again") from None
 
 
 def check_hash(path: Path, record: FileRecord) -> None:
@@ -169,9 +174,15 @@ def file_sha256(path: Path) -> str:
 
 def external_files(folder: Path, graph: str, manifest: Manifest) -> set[str]:
     """The weights files of a graph, which may be the bundle's own alone."""
-    locations = external_data_locations(folder / graph)
+    locations = locations_in(folder / graph, mark_there(folder / graph))
     files = {posixpath.normpath(posixpath.join(posixpath.dirname(graph), location)): location for location in locations}
     for name, location in files.items():
         if name not in manifest.files:
             raise BundleError(f"{folder / graph} reads weights from {location!r}, which is no file of this bundle")
     return set(files)
+
+
+@lru_cache(maxsize=16)
+def locations_in(path: Path, _mark: Mark) -> frozenset[str]:
+    """Once for each graph as long as it stays as it is: loading asks several times, and each takes 15 ms."""
+    return frozenset(external_data_locations(path))
