@@ -1,13 +1,14 @@
 # make demo   export the shipped checkpoint and complete two prompts from it
 # make test   the whole test suite
-# make check  ruff, mypy, import-linter
+# make check  ruff, mypy, import-linter, the map
+# make map    draw the map in docs/architecture.md anew
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 NOVELIST := models/novelist-onnx
 
-.PHONY: demo test check clean
+.PHONY: demo test check map clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -26,6 +27,10 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/map.py --check
+
+map: $(READY)
+	$(BIN)/python docs/map.py
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; make PYTHON=...")'

@@ -36,14 +36,6 @@ def test_the_demo_command_runs_as_written(tmp_path):
     assert len(re.findall(r"tokens read, \d+ written \([\d,]+ tokens/s\) +\d+\.\d\d s", done.stdout)) == 2
 
 
-def test_every_file_in_the_map_exists():
-    """Paths in the README's map of the files."""
-    listed = re.search(r"## Map of the files\n.*?```\n(.*?)```", README, re.DOTALL)[1]
-    folder, paths = "", []
-    for line in listed.splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            folder = name if name.endswith("/") else ""
-        paths.append(ROOT / (folder + name if line.startswith(" ") else name))
-    assert len(paths) > 20
-    assert [path for path in paths if not path.exists()] == []
+def test_the_map_is_as_the_modules_are():
+    done = subprocess.run([sys.executable, ROOT / "docs" / "map.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
