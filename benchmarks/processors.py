@@ -21,8 +21,8 @@ from turns import take_turns
 
 import runtime
 from runtime.bundle import open_bundle
-from runtime.corners import inexact_products
 from runtime.diagnosis.processor import find_processor
+from runtime.ort.corners import inexact_products
 from runtime.rounded_proof import prove_rounded
 
 LONGEST = 512  # tokens
@@ -52,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
 @contextmanager
 def products(*, exact: bool) -> Iterator[None]:
     """Sessions that are made meanwhile ask for exact products, as they do, or for nothing."""
-    with patch("runtime.session.EXACT_BYTES", "session.x64quantprecision" if exact else "gpt2_onnx.nothing"):
+    with patch("runtime.ort.sessions.EXACT_BYTES", "session.x64quantprecision" if exact else "gpt2_onnx.nothing"):
         yield
 
 

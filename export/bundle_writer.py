@@ -30,7 +30,7 @@ from export.weights import StoredTensor, write_weights
 from runtime.bundle import file_sha256
 from runtime.forward import MANY
 from runtime.manifest import NAME, Architecture, FileRecord, Graph, Manifest, Source
-from runtime.onnx_runtime import load_onnxruntime
+from runtime.ort.install import load_onnxruntime
 
 WEIGHTS = "model.onnx_data"
 REFERENCE = Graph("onnx/model.onnx", "reference", "fp32")

@@ -17,7 +17,7 @@ def main() -> None:
     """Parse the command line, export, and exit with 0, 1 or (usage) 2."""
     try:
         from runtime.cli.arguments import OneLineParser
-        from runtime.onnx_runtime import ensure_onnxruntime
+        from runtime.ort.install import ensure_onnxruntime
 
         options = make_parser(OneLineParser).parse_args()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-written bundle is removed

@@ -31,7 +31,7 @@ if sys.argv[:1] == ["-m"] and sys.path[0] == os.getcwd() != _home:  # noqa: PTH1
     del sys.path[0]  # -m puts the current folder there, which may be a bundle with a numpy.py in it
 
 from runtime.errors import BundleError
-from runtime.onnx_runtime import ensure_onnxruntime, started_as_command
+from runtime.ort.install import ensure_onnxruntime, started_as_command
 
 __version__ = "0.1.0"
 __all__ = [

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from runtime.answer import Answer
 from runtime.key_value_cache import KeyValueCache
-from runtime.onnx_runtime import load_onnxruntime
+from runtime.ort.install import load_onnxruntime
 
 
 class BoundGraph:

@@ -16,16 +16,16 @@ from runtime.decode_batch import DecodeBatch
 from runtime.decode_state import DecodeState
 from runtime.device.cache import DeviceCache, bucket, row_bucket
 from runtime.device.graph import ResidentGraph
-from runtime.device.placement import CPU, Placement
 from runtime.device.runs import DeviceRuns
 from runtime.errors import BundleError
 from runtime.forks import tell_children
 from runtime.forward import Forward
 from runtime.key_value_cache import KeyValueCache
 from runtime.manifest import Architecture
-from runtime.own_pages import own_pages
+from runtime.ort.own_pages import own_pages
+from runtime.ort.placement import CPU, Placement
+from runtime.ort.sessions import make_session
 from runtime.same_files import same_files
-from runtime.session import make_session
 
 MOST_IDLE = 4  # caches kept between calls, a row up to 75 MB for GPT-2 small; more are made when needed, and dropped
 MOST_ROWS = 1024

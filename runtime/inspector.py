@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from runtime.bundle import Bundle, check_hashes
-from runtime.device.placement import Placement
 from runtime.inspection import Inspection, inspect_ids
 from runtime.lens import Lens, lens_ids
 from runtime.lens_session import LensSession
 from runtime.manifest import Architecture
 from runtime.options import check_prompts, check_text
+from runtime.ort.placement import Placement
 from runtime.prompting import Prompting
 from runtime.reference_session import ReferenceSession
 from runtime.same_files import same_files

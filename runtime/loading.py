@@ -7,7 +7,6 @@ from pathlib import Path
 import runtime.pickled_model  # noqa: F401  so that models can be pickled
 from runtime.bundle import Bundle, open_bundle, weights_verified
 from runtime.device.choice import place
-from runtime.device.placement import Placement
 from runtime.model import Model
 from runtime.options import (
     check_arena_extend_strategy,
@@ -17,6 +16,7 @@ from runtime.options import (
     check_precision,
     check_threads,
 )
+from runtime.ort.placement import Placement
 from runtime.same_files import check_untouched, names_read
 
 MODEL_VARIABLE = "GPT2_ONNX_MODEL"

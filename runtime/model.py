@@ -9,7 +9,6 @@ from runtime.bundle import Bundle
 from runtime.completion import Completion
 from runtime.decode_session import DecodeSession
 from runtime.decoding import decode_alone, decode_together, longest_first
-from runtime.device.placement import Placement
 from runtime.drafting import Drafting
 from runtime.forks import leave_alone, tell_children
 from runtime.generation import Generation
@@ -17,6 +16,7 @@ from runtime.inspection import OUTPUTS, Inspection, check_layers, check_outputs
 from runtime.inspector import Inspector
 from runtime.lens import Lens
 from runtime.options import check_batch_size, check_count, check_ids, check_prompts, check_text
+from runtime.ort.placement import Placement
 from runtime.parts import Loading, Parts
 from runtime.prompting import Prompting
 from runtime.scoring import Score, score_ids

@@ -6,9 +6,9 @@ from functools import partial
 
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
-from runtime.device.placement import Placement
 from runtime.drafting import Drafting
 from runtime.inspector import Inspector
+from runtime.ort.placement import Placement
 from runtime.prompting import Prompting
 from runtime.same_files import check_untouched, names_read, reopen
 

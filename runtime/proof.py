@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
-from runtime.device.placement import Placement
 from runtime.lens_session import LensSession
 from runtime.manifest import NAME, Continuation, Likelihoods, read_object
+from runtime.ort.placement import Placement
 from runtime.reference_session import ReferenceSession
 from runtime.replay import greedy_tokens
 from runtime.scoring import target_logprobs

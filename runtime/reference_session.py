@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.device.placement import CPU, Placement
 from runtime.manifest import Architecture
-from runtime.session import check_sizes, make_session
+from runtime.ort.placement import CPU, Placement
+from runtime.ort.sessions import check_sizes, make_session
 
 Floats = NDArray[np.float32]
 Arrays = Mapping[str, Floats]

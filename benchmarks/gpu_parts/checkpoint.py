@@ -10,8 +10,8 @@ from transformers import GPT2LMHeadModel
 
 from runtime.decode_session import DecodeSession
 from runtime.device.choice import place
-from runtime.device.placement import Placement
 from runtime.manifest import Architecture
+from runtime.ort.placement import Placement
 
 SIZES = {"seeded-small": {}, "seeded-tiny": {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 2048}}
 GRAPHS = {"fp32": "decode_cuda.onnx", "fp16": "decode_fp16.onnx"}  # in this order, as half() is for good

@@ -14,7 +14,7 @@ from gpu_parts.stepper import make_stepper
 
 from runtime.decode_state import DecodeState
 from runtime.looped_step import MOST_STEPS
-from runtime.session import make_session
+from runtime.ort.sessions import make_session
 
 Event = dict[str, Any]
 

@@ -14,7 +14,7 @@ from gpu_parts.text_table import text_table
 
 from runtime.decode_state import DecodeState
 from runtime.looped_step import MOST_STEPS
-from runtime.session import make_session
+from runtime.ort.sessions import make_session
 
 NAMES = {  # of what is measured, in microseconds a step
     "wall": "a step, fed by the device",

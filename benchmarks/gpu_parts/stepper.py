@@ -9,9 +9,9 @@ from gpu_parts.rounds import seconds_of
 from runtime.decode_state import DecodeState
 from runtime.device.cache import DeviceCache, bucket
 from runtime.device.graph import ResidentGraph
-from runtime.device.placement import Placement
 from runtime.device.runs import DeviceRuns
 from runtime.forward import Forward
+from runtime.ort.placement import Placement
 
 
 class TimedSession:

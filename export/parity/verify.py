@@ -41,9 +41,9 @@ from export.progress import Progress
 from export.quantization.recipe import HALF, Recipe
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
-from runtime.device.placement import Placement
 from runtime.forward import MANY
 from runtime.manifest import Continuation
+from runtime.ort.placement import Placement
 from runtime.reference_session import ReferenceSession
 from runtime.rounded_proof import RoundedStandard
 from runtime.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ from runtime import __version__
 from runtime.cli import batch, complete, doctor, inspect, score, summary, verify
 from runtime.cli.arguments import OneLineParser, one_line
 from runtime.errors import BundleError
-from runtime.onnx_runtime import load_onnxruntime
+from runtime.ort.install import load_onnxruntime
 
 FATAL = 4
 COMMANDS = (complete, batch, score, inspect, summary, verify, doctor)

@@ -30,8 +30,8 @@ def run(options: argparse.Namespace) -> int:
     """Exit with 1 if anything is not as it was."""
     from runtime.bundle import check_hash, open_bundle
     from runtime.device.choice import place
-    from runtime.device.placement import Placement
     from runtime.loading import find_model
+    from runtime.ort.placement import Placement
 
     placement, _ = place(options.device, Placement())
     bundle = open_bundle(find_model(options.model), verify=False)
@@ -99,7 +99,7 @@ def made_of_rounded(bundle: Any, precision: str, placement: Any) -> Iterator[Any
 
 def wrong_products(bundle: Any, placement: Any) -> list[str]:
     """What this processor computes wrongly of int8 and int4 at their corners, if the bundle has either."""
-    from runtime.corners import inexact_products
+    from runtime.ort.corners import inexact_products
 
     if placement.device != "cpu" or not rounded_precisions(bundle):
         return []
@@ -120,7 +120,7 @@ def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
     """In the manifest, that the graphs were proved on this card."""
     from runtime import __version__
     from runtime.diagnosis.gpus import find_gpus, visible
-    from runtime.onnx_runtime import load_onnxruntime
+    from runtime.ort.install import load_onnxruntime
     from runtime.proof import note_proof
 
     cards = visible(find_gpus()[0])

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from runtime.device.memory import DeviceArray
-from runtime.device.placement import Placement
 from runtime.manifest import Architecture
-from runtime.onnx_runtime import load_onnxruntime
-from runtime.small_models import FLOAT, FLOAT16, one_node_model
+from runtime.ort.install import load_onnxruntime
+from runtime.ort.memory import DeviceArray
+from runtime.ort.one_node import FLOAT, FLOAT16, one_node_model
+from runtime.ort.placement import Placement
 
 LEAST_CAPACITY = 128
 KINDS = {np.dtype(np.float32): FLOAT, np.dtype(np.float16): FLOAT16}

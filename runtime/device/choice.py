@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from runtime.device.placement import Placement
 from runtime.diagnosis.probe import CUDA, probe
-from runtime.onnx_runtime import load_onnxruntime
 from runtime.options import check_device
+from runtime.ort.install import load_onnxruntime
+from runtime.ort.placement import Placement
 
 
 def place(device: object, asked: Placement) -> tuple[Placement, str]:

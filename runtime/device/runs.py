@@ -10,11 +10,11 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from runtime.device.memory import memory_errors
-from runtime.device.placement import Placement
 from runtime.device.state import LOG, ResidentState
-from runtime.onnx_runtime import load_onnxruntime
-from runtime.session import captures
+from runtime.ort.install import load_onnxruntime
+from runtime.ort.memory import memory_errors
+from runtime.ort.placement import Placement
+from runtime.ort.sessions import captures
 
 MOST_CAPTURES = 64  # by a session: ONNX Runtime keeps each until the session ends
 CAPTURE_STEPS = 8  # that capturing may take; by ONNX Runtime's source it takes a plain run, a captured one and a replay

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.device.cache import DeviceCache
-from runtime.device.memory import DeviceArray
-from runtime.onnx_runtime import load_onnxruntime
+from runtime.ort.install import load_onnxruntime
+from runtime.ort.memory import DeviceArray
 
 LOG = 32  # steps that a row's log holds
 

@@ -13,7 +13,7 @@ from runtime.diagnosis.libraries import find_libraries, wanted_libraries
 from runtime.diagnosis.probe import probe_products, probe_providers
 from runtime.diagnosis.processor import Processor, find_processor
 from runtime.diagnosis.wheels import LIBRARIES, ONNX_RUNTIMES, installed
-from runtime.threads import affinity_cpus, available_cpus
+from runtime.ort.threads import affinity_cpus, available_cpus
 
 
 @dataclass(frozen=True, slots=True)

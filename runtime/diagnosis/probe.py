@@ -8,8 +8,8 @@ from io import StringIO
 from types import ModuleType
 from typing import Any
 
-from runtime.corners import inexact_products
-from runtime.small_models import one_node_model
+from runtime.ort.corners import inexact_products
+from runtime.ort.one_node import one_node_model
 
 CUDA = "CUDAExecutionProvider"
 UNUSED = {

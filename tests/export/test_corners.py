@@ -14,8 +14,8 @@ from export.codes import QuantizedMatrix, QuantizedWeights
 from export.graph_file import GraphNodes, write_graph
 from export.linear import BlockLinear, IntegerLinear
 from export.quantized_weights import write_quantized
-from runtime.device.placement import CPU
-from runtime.session import make_session
+from runtime.ort.placement import CPU
+from runtime.ort.sessions import make_session
 
 INPUTS, OUTPUTS = 256, 24
 ROWS = [1, 2, 7, 130]  # one row, few rows and many have kernels of their own

@@ -13,7 +13,7 @@ from transformers import GPT2LMHeadModel
 from export.pipeline import export_bundle
 from runtime.bundle import open_bundle
 from runtime.decode_session import open_decode_session
-from runtime.device.placement import Placement
+from runtime.ort.placement import Placement
 
 REHEARSED = Placement(resident=True)
 KINDS = {"fp32": torch.float32, "fp16": torch.float16}

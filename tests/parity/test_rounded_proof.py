@@ -210,7 +210,7 @@ def test_a_bundle_made_before_is_verified_as_before_and_what_is_not_proved_is_sa
 
 
 def test_products_that_are_wrong_at_the_corners_fail_whatever_the_graphs_say(precise_bundle, verify, monkeypatch):
-    monkeypatch.setattr("runtime.corners.inexact_products", lambda: ["MatMulNBits of 4 bits: 4 instead of 8"])
+    monkeypatch.setattr("runtime.ort.corners.inexact_products", lambda: ["MatMulNBits of 4 bits: 4 instead of 8"])
     code, output, errors = verify(precise_bundle)
     assert code == 1
     assert "  products of bytes at their corners: MatMulNBits of 4 bits: 4 instead of 8" in errors

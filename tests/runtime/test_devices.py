@@ -11,14 +11,14 @@ import pytest
 
 import runtime
 from runtime.device.choice import place
-from runtime.device.placement import Placement
 from runtime.diagnosis.facts import Facts
 from runtime.diagnosis.gpus import Gpu
 from runtime.diagnosis.libraries import wanted_libraries
 from runtime.errors import BundleError
 from runtime.loading import load
 from runtime.options import check_device
-from runtime.session import captures, make_session
+from runtime.ort.placement import Placement
+from runtime.ort.sessions import captures, make_session
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 H200 = Gpu("NVIDIA H200", 143_771, 143_000, "580.65.06", 9.0)

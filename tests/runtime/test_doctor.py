@@ -23,7 +23,7 @@ from runtime.diagnosis.libraries import find_libraries, wanted_libraries
 from runtime.diagnosis.probe import probe_providers
 from runtime.diagnosis.processor import find_processor
 from runtime.diagnosis.report import Diagnosis
-from runtime.small_models import one_node_model
+from runtime.ort.one_node import one_node_model
 
 H200 = Gpu("NVIDIA H200", 143_771, 143_000, "580.65.06", 9.0)
 HERE = "/usr/lib/here"

@@ -150,7 +150,7 @@ def seen_by_onnxruntime(script, **options):
         import json, os
         import runtime
         after_import = os.environ.get("ORT_DISABLE_TELEMETRY")
-        from runtime.onnx_runtime import load_onnxruntime
+        from runtime.ort.install import load_onnxruntime
         print(json.dumps([after_import, load_onnxruntime().SEEN]))
     """
     return script(source, **options)

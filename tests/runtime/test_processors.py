@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-import runtime.corners
+import runtime.ort.corners
 from runtime.bundle import open_bundle
-from runtime.corners import Corner, corners, inexact_products, judge
-from runtime.device.placement import CPU
-from runtime.session import make_session
+from runtime.ort.corners import Corner, corners, inexact_products, judge
+from runtime.ort.placement import CPU
+from runtime.ort.sessions import make_session
 
 OPTION = "session.x64quantprecision"  # ONNX Runtime's onnxruntime_session_options_config_keys.h
 CORNERS = list(corners())
@@ -50,5 +50,6 @@ def test_a_wrong_sum_is_found_and_said(corner):
 
 
 def test_what_is_wrong_is_listed(monkeypatch):
-    monkeypatch.setattr(runtime.corners, "judge", lambda corner: "4 instead of 8" if "zero 0" in corner.name else None)
-    assert inexact_products() == ["4 instead of 8"]
+    wrong = "4 instead of 8"
+    monkeypatch.setattr(runtime.ort.corners, "judge", lambda corner: wrong if "zero 0" in corner.name else None)
+    assert inexact_products() == [wrong]

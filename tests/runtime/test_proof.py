@@ -12,9 +12,9 @@ import runtime
 import runtime.cli.verify
 import runtime.proof
 from runtime.bundle import open_bundle
-from runtime.device.placement import Placement
 from runtime.diagnosis.gpus import Gpu
 from runtime.errors import BundleError
+from runtime.ort.placement import Placement
 from runtime.proof import Proof, agreement, note_proof, prove, prove_lens, prove_reference
 
 CPU, REHEARSED, CARD = Placement(), Placement(resident=True), Placement("cuda", 1, resident=True)

@@ -20,11 +20,11 @@ from runtime.bundle import open_bundle
 from runtime.decode_session import MOST_IDLE
 from runtime.device.cache import DeviceCache, bucket, row_bucket
 from runtime.device.graph import ResidentGraph
-from runtime.device.memory import DeviceArray
-from runtime.device.placement import Placement
 from runtime.device.runs import CAPTURE_STEPS, MOST_CAPTURES
 from runtime.device.state import LOG
 from runtime.model import Model
+from runtime.ort.memory import DeviceArray
+from runtime.ort.placement import Placement
 
 REHEARSED = Placement(resident=True)
 PRECISIONS = ("fp32", "fp16")

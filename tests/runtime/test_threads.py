@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from runtime.threads import available_cpus
+from runtime.ort.threads import available_cpus
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.onnx_runtime import load_onnxruntime
-from runtime.session import make_options
-from runtime.small_models import FLOAT, UINT8, Constant, product_model
+from runtime.ort.install import load_onnxruntime
+from runtime.ort.one_node import FLOAT, UINT8, Constant, product_model
+from runtime.ort.sessions import make_options
 
 INPUTS, OUTPUTS = 256, 16
 BLOCK = 128  # weights a scale of MatMulNBits

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from runtime.device.placement import Placement
-from runtime.onnx_runtime import load_onnxruntime
+from runtime.ort.install import load_onnxruntime
+from runtime.ort.placement import Placement
 
 OUT_OF_MEMORY = re.compile(
     r"failed to allocate|out of memory|available memory of|ALLOC_FAILED|bad_alloc|std::bad_array", re.IGNORECASE

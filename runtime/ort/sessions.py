@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.device.memory import memory_errors
-from runtime.device.placement import Placement
 from runtime.errors import BundleError
-from runtime.onnx_runtime import load_onnxruntime
-from runtime.threads import available_cpus
+from runtime.ort.install import load_onnxruntime
+from runtime.ort.memory import memory_errors
+from runtime.ort.placement import Placement
+from runtime.ort.threads import available_cpus
 
 EXACT_BYTES = "session.x64quantprecision"
 logger = logging.getLogger("runtime")
