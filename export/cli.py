@@ -61,8 +61,8 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> None:
     from export.progress import Steps
     from export.staging import prepare
-    from runtime.file_names import check_name
-    from runtime.shell import command
+    from runtime.errors import command
+    from runtime.files import check_name
 
     if not options.output:  # a shell's variable that is not set; it would mean the current folder
         raise ValueError("--output must name a folder, got ''")

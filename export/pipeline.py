@@ -29,7 +29,7 @@ from export.quantization.recipe import HALF, check_precisions, find_recipes
 from export.staging import staged
 from runtime.bundle import open_bundle
 from runtime.errors import BundleError
-from runtime.file_names import check_name
+from runtime.files import check_name
 from runtime.manifest import Graph, read_manifest
 
 

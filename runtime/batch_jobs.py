@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from runtime.checks import check_text
 from runtime.decoding import Batch, decode_together, longest_first
 from runtime.generation import Generation
-from runtime.options import check_text
 from runtime.prompting import Prompting
 from runtime.settings import check_settings
 

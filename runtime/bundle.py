@@ -11,12 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import BundleError
+from runtime.errors import BundleError, command
 from runtime.external_data import external_data_locations
-from runtime.file_mark import Mark, find_mark
-from runtime.file_names import check_name
+from runtime.files import Mark, check_name, find_mark
 from runtime.manifest import NAME, FileRecord, Manifest, read_manifest, read_object
-from runtime.shell import command
 
 WEIGHTS_SUFFIX = ".onnx_data"
 GENERATING = {"decode", "prefill"}  # kinds of graphs

@@ -6,10 +6,10 @@ import threading
 from pathlib import Path
 from typing import Unpack, overload
 
+from runtime.checks import check_device, check_precision
 from runtime.completion import Completion
 from runtime.loading import find_model, load
 from runtime.model import BATCH_SIZE, Model, Prompts
-from runtime.options import check_device, check_precision
 from runtime.settings import GenerationOptions, check_settings
 
 _loaded: dict[tuple[object, ...], dict[str | None, Model]] = {}  # by place, then by precision; None is the default

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from runtime.bundle import Bundle, check_hashes
+from runtime.checks import check_prompts, check_text
 from runtime.inspection import Inspection, inspect_ids
 from runtime.lens import Lens, lens_ids
 from runtime.lens_session import LensSession
 from runtime.manifest import Architecture
-from runtime.options import check_prompts, check_text
 from runtime.ort.placement import Placement
 from runtime.prompting import Prompting
 from runtime.reference_session import ReferenceSession

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import runtime.pickled_model  # noqa: F401  so that models can be pickled
 from runtime.bundle import Bundle, open_bundle, weights_verified
-from runtime.device.choice import place
-from runtime.model import Model
-from runtime.options import (
+from runtime.checks import (
     check_arena_extend_strategy,
     check_draft_precision,
     check_flag,
@@ -16,6 +14,8 @@ from runtime.options import (
     check_precision,
     check_threads,
 )
+from runtime.device.choice import place
+from runtime.model import Model
 from runtime.ort.placement import Placement
 from runtime.same_files import check_untouched, names_read
 

@@ -6,6 +6,7 @@ from typing import Unpack, overload
 from weakref import WeakSet
 
 from runtime.bundle import Bundle
+from runtime.checks import check_batch_size, check_count, check_ids, check_prompts, check_text
 from runtime.completion import Completion
 from runtime.decode_session import DecodeSession
 from runtime.decoding import decode_alone, decode_together, longest_first
@@ -15,7 +16,6 @@ from runtime.generation import Generation
 from runtime.inspection import OUTPUTS, Inspection, check_layers, check_outputs
 from runtime.inspector import Inspector
 from runtime.lens import Lens
-from runtime.options import check_batch_size, check_count, check_ids, check_prompts, check_text
 from runtime.ort.placement import Placement
 from runtime.parts import Loading, Parts
 from runtime.prompting import Prompting

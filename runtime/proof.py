@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
 from runtime.decode_session import DecodeSession, open_decode_session
+from runtime.files import whole_file
 from runtime.lens_session import LensSession
 from runtime.manifest import NAME, Continuation, Likelihoods, read_object
 from runtime.ort.placement import Placement
 from runtime.reference_session import ReferenceSession
 from runtime.replay import greedy_tokens
 from runtime.scoring import target_logprobs
-from runtime.whole_file import whole_file
 
 Floats = NDArray[np.float32]
 FACTOR = 2.0

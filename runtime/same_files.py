@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runtime.bundle import Bundle, file_sha256, parsed_files
 from runtime.errors import BundleError
-from runtime.file_mark import find_mark
+from runtime.files import find_mark
 from runtime.forks import making_session
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypedDict
 
-from runtime.options import check_count, check_flag, check_number, check_text
+from runtime.checks import check_count, check_flag, check_number, check_text
 
 MAX_NEW_TOKENS = 64
 MOST_SEED = 2**64 - 1

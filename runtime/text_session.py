@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import NoReturn, Unpack
 
+from runtime.checks import check_count, check_text
 from runtime.common_prefix import common_length
 from runtime.completion import Completion
 from runtime.decode_state import DecodeState
@@ -12,7 +13,6 @@ from runtime.decoding import decode_alone
 from runtime.drafting import Drafting
 from runtime.forks import owner
 from runtime.generation import Generation
-from runtime.options import check_count, check_text
 from runtime.prompting import Prompting
 from runtime.settings import GenerationOptions, check_settings
 from runtime.stream import Stream

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from export.checkpoint.staging import StagingFolder
 from export.checkpoint.weights import check_finite, files_sha256, read_tensors
 from export.errors import ExportError, first_line
-from runtime.shell import command
+from runtime.errors import command
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

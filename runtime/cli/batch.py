@@ -35,9 +35,9 @@ def run(options: argparse.Namespace) -> int:
     """Exit with 1 if any line was bad."""
     from runtime.batch_jobs import Defaults, read_jobs, run_jobs, skip_made
     from runtime.batch_output import BatchOutput, check_paths
+    from runtime.checks import check_batch_size
     from runtime.default_model import kept_model
     from runtime.loading import find_model
-    from runtime.options import check_batch_size
     from runtime.settings import check_settings
 
     wanted, batch_size = generation_options.given(options), check_batch_size(options.batch_size)

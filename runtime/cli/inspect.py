@@ -11,8 +11,8 @@ from runtime.cli import inside
 from runtime.cli.arguments import add_loading, text
 from runtime.cli.complete import read_prompt
 from runtime.cli.progress import progress_bar
-from runtime.shell import command
-from runtime.whole_file import whole_file
+from runtime.errors import command
+from runtime.files import whole_file
 
 DESCRIPTION = """\
 Show what each layer would have said behind a text; with --output draw attentions or the lens, with --html write a page
@@ -86,7 +86,7 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
 
 
 def check_sizes(options: argparse.Namespace, sizes: Any) -> None:
-    from runtime.options import check_count
+    from runtime.checks import check_count
 
     check_count("--top", options.top, most=sizes.vocab_size)
     if options.layer is not None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from runtime.cli.arguments import add_model
-from runtime.shell import command
+from runtime.errors import command
 
 
 def add_to(commands: Any) -> None:

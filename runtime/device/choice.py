@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from runtime.checks import check_device
 from runtime.diagnosis.probe import CUDA, probe
-from runtime.options import check_device
 from runtime.ort.install import load_onnxruntime
 from runtime.ort.placement import Placement
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Tokenizer, GPT2TokenizerFast
 
-from runtime.options import check_text
+from runtime.checks import check_text
 from runtime.tokenizer import Tokenizer
 
 MAX_LENGTH = 1_000_000  # without it transformers warns past 1,024 tokens

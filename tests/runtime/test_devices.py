@@ -10,13 +10,13 @@ import onnxruntime
 import pytest
 
 import runtime
+from runtime.checks import check_device
 from runtime.device.choice import place
 from runtime.diagnosis.facts import Facts
 from runtime.diagnosis.gpus import Gpu
 from runtime.diagnosis.libraries import wanted_libraries
 from runtime.errors import BundleError
 from runtime.loading import load
-from runtime.options import check_device
 from runtime.ort.placement import Placement
 from runtime.ort.sessions import captures, make_session
 

@@ -9,7 +9,7 @@ import pytest
 
 import runtime
 from runtime import BundleError
-from runtime.file_names import check_name
+from runtime.files import check_name
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}
 ADVICE = "in this locale names are ASCII; choose another: export LC_ALL=C.UTF-8 (or PYTHONUTF8=1)"

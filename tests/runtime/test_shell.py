@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import runtime
-from runtime.shell import command
+from runtime.errors import command
 
 NAMES = [
     "my bundle",
