@@ -20,7 +20,7 @@ from figures import machine, ratios, spread
 from turns import take_turns
 
 import runtime
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.diagnosis.processor import find_processor
 from runtime.ort.corners import inexact_products
 from runtime.rounded_proof import prove_rounded

@@ -37,9 +37,9 @@ from export.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.recipe import RECIPES, Recipe
 from export.quantized_weights import write_quantized
+from runtime.bundle.manifest import Architecture
 from runtime.decode_session import DecodeSession
 from runtime.logprobs import log_softmax
-from runtime.manifest import Architecture
 from runtime.tokenizer import Tokenizer
 
 BOOKS = ("The-War-of-the-Worlds_36", "Emma_158")

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import GPT2Config
 
 from export.errors import ExportError, first_line
-from runtime.manifest import Architecture
+from runtime.bundle.manifest import Architecture
 
 # Every formula that GPT-2 checkpoints name, by the node that computes it. gelu_fast, gelu_accurate and
 # gelu_pytorch_tanh write gelu_new's tanh approximation in other words.

@@ -27,9 +27,9 @@ from export.quantized_weights import write_quantized
 from export.reference_graph import build_reference_graph
 from export.shortlist import FILE, find_shortlist
 from export.weights import StoredTensor, write_weights
-from runtime.bundle import file_sha256
+from runtime.bundle.bundle import file_sha256
+from runtime.bundle.manifest import NAME, Architecture, FileRecord, Graph, Manifest, Source
 from runtime.forward import MANY
-from runtime.manifest import NAME, Architecture, FileRecord, Graph, Manifest, Source
 from runtime.ort.install import load_onnxruntime
 
 WEIGHTS = "model.onnx_data"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from export.parity.report import Report, make_markdown
 from export.shortlist import FILE
-from runtime.manifest import Manifest
+from runtime.bundle.manifest import Manifest
 
 CARD = """---
 library_name: onnxruntime

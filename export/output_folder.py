@@ -6,7 +6,7 @@ from pathlib import Path
 
 from export.errors import ExportError
 from export.placing import foreign
-from runtime.manifest import NAME
+from runtime.bundle.manifest import NAME
 
 MOUNTS = Path("/proc/self/mountinfo")
 

@@ -27,10 +27,10 @@ from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.quantize import check_quantizable, quantize_checkpoint
 from export.quantization.recipe import HALF, check_precisions, find_recipes
 from export.staging import staged
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
+from runtime.bundle.manifest import Graph, read_manifest
 from runtime.errors import BundleError
 from runtime.files import check_name
-from runtime.manifest import Graph, read_manifest
 
 
 def export_bundle(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from export.errors import ExportError
 from export.stage import is_stage
-from runtime.manifest import NAME, checked_path
+from runtime.bundle.manifest import NAME, checked_path
 
 NEW, OLD, MOVES = "new", "old", "moves.json"
 IMMOVABLE = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM}  # mounts, an image's layers, other people's folders

@@ -11,7 +11,9 @@ from weakref import finalize
 import numpy as np
 
 from runtime.bound_graph import BoundGraph
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.manifest import Architecture
+from runtime.bundle.same_files import same_files
 from runtime.decode_batch import DecodeBatch
 from runtime.decode_state import DecodeState
 from runtime.device.cache import DeviceCache, bucket, row_bucket
@@ -21,11 +23,9 @@ from runtime.errors import BundleError
 from runtime.forks import tell_children
 from runtime.forward import Forward
 from runtime.key_value_cache import KeyValueCache
-from runtime.manifest import Architecture
 from runtime.ort.own_pages import own_pages
 from runtime.ort.placement import CPU, Placement
 from runtime.ort.sessions import make_session
-from runtime.same_files import same_files
 
 MOST_IDLE = 4  # caches kept between calls, a row up to 75 MB for GPT-2 small; more are made when needed, and dropped
 MOST_ROWS = 1024

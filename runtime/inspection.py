@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.bundle.manifest import Architecture
 from runtime.checks import check_count
-from runtime.manifest import Architecture
 from runtime.pieces import NextToken, Pieces
 from runtime.reference_session import ReferenceSession
 

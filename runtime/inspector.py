@@ -4,16 +4,16 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from runtime.bundle import Bundle, check_hashes
+from runtime.bundle.bundle import Bundle, check_hashes
+from runtime.bundle.manifest import Architecture
+from runtime.bundle.same_files import same_files
 from runtime.checks import check_prompts, check_text
 from runtime.inspection import Inspection, inspect_ids
 from runtime.lens import Lens, lens_ids
 from runtime.lens_session import LensSession
-from runtime.manifest import Architecture
 from runtime.ort.placement import Placement
 from runtime.prompting import Prompting
 from runtime.reference_session import ReferenceSession
-from runtime.same_files import same_files
 
 T = TypeVar("T")
 Texts = list[str] | tuple[str, ...]

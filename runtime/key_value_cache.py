@@ -6,7 +6,7 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import Architecture
+from runtime.bundle.manifest import Architecture
 
 Floats = NDArray[np.float32]
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.bundle.manifest import Architecture
 from runtime.checks import check_count
 from runtime.lens_session import LensSession, Reading
-from runtime.manifest import Architecture
 from runtime.pieces import NextToken, Pieces
 from runtime.reference_session import ReferenceSession
 

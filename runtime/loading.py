@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import runtime.pickled_model  # noqa: F401  so that models can be pickled
-from runtime.bundle import Bundle, open_bundle, weights_verified
+from runtime.bundle.bundle import Bundle, open_bundle, weights_verified
+from runtime.bundle.same_files import check_untouched, names_read
 from runtime.checks import (
     check_arena_extend_strategy,
     check_draft_precision,
@@ -17,7 +18,6 @@ from runtime.checks import (
 from runtime.device.choice import place
 from runtime.model import Model
 from runtime.ort.placement import Placement
-from runtime.same_files import check_untouched, names_read
 
 MODEL_VARIABLE = "GPT2_ONNX_MODEL"
 DEFAULT_MODEL = "models/gpt2"

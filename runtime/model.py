@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Unpack, overload
 from weakref import WeakSet
 
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
 from runtime.checks import check_batch_size, check_count, check_ids, check_prompts, check_text
 from runtime.completion import Completion
 from runtime.decode_session import DecodeSession

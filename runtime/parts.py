@@ -4,13 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.same_files import check_untouched, names_read, reopen
 from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.drafting import Drafting
 from runtime.inspector import Inspector
 from runtime.ort.placement import Placement
 from runtime.prompting import Prompting
-from runtime.same_files import check_untouched, names_read, reopen
 
 DRAFT_THREADS = 1  # those of another session spin for a while after its runs, in the way of the next one's
 EXACT = {"fp32"}  # MatMulNBits rounds the inputs of one id otherwise than those of several

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
 from runtime.generation import Generation
 from runtime.settings import Settings
 from runtime.tokenizer import Tokenizer

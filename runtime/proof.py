@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.manifest import NAME, Continuation, Likelihoods, read_object
 from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.files import whole_file
 from runtime.lens_session import LensSession
-from runtime.manifest import NAME, Continuation, Likelihoods, read_object
 from runtime.ort.placement import Placement
 from runtime.reference_session import ReferenceSession
 from runtime.replay import greedy_tokens

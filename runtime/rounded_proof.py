@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.manifest import NAME, Manifest
 from runtime.decode_session import DecodeSession
 from runtime.errors import BundleError
-from runtime.manifest import NAME, Manifest
 from runtime.sketch import SUMS, distance, sketch
 
 FACTOR = 2.0

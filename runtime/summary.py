@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.manifest import Architecture
+from runtime.bundle.manifest import Architecture
 
 NAMES = 22  # the width of the first column
 

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
+from runtime.bundle.manifest import Continuation
 from runtime.decode_session import DecodeSession
 from runtime.decoding import decode_together
 from runtime.generation import Generation
-from runtime.manifest import Continuation
 from runtime.replay import greedy_tokens
 from runtime.settings import Settings
 from runtime.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from export.memory import give_back
 from export.parity.cases import Case
 from export.parity.outputs import Outputs, normwise_error, pytorch_outputs, reference_outputs
 from export.parity.report import Row
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
 from runtime.lens_session import LensSession
 from runtime.reference_session import ReferenceSession
 

@@ -8,7 +8,7 @@ from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
 from export.parity.greedy import continuation_logits
-from runtime.manifest import Continuation, Likelihoods
+from runtime.bundle.manifest import Continuation, Likelihoods
 
 LONGEST = 16  # tokens of each continuation
 IN_HALF = 2  # continuations: PyTorch's float16 is slow on a CPU

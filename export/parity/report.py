@@ -10,7 +10,7 @@ from rich.table import Table
 from export.parity.greedy import Difference, as_pytorch_has_them
 from export.parity.half import LARGEST, MOST_SHARE
 from export.parity.precision import Quality
-from runtime.manifest import Continuation, Likelihoods
+from runtime.bundle.manifest import Continuation, Likelihoods
 from runtime.rounded_proof import RoundedStandard
 
 FACTOR = 2.0

@@ -39,10 +39,10 @@ from export.parity.report import Refusal, Report, Row
 from export.parity.rounded import judge_rounded, measure_rounding
 from export.progress import Progress
 from export.quantization.recipe import HALF, Recipe
-from runtime.bundle import Bundle
+from runtime.bundle.bundle import Bundle
+from runtime.bundle.manifest import Continuation
 from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.forward import MANY
-from runtime.manifest import Continuation
 from runtime.ort.placement import Placement
 from runtime.reference_session import ReferenceSession
 from runtime.rounded_proof import RoundedStandard

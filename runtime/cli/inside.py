@@ -8,8 +8,8 @@ from unicodedata import combining, east_asian_width
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.bundle.manifest import Architecture
 from runtime.lens import Lens
-from runtime.manifest import Architecture
 from runtime.pieces import NextToken, escaped
 
 SHOWN_TOKENS = 12  # of a long text, the last ones

@@ -19,9 +19,9 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from runtime.bundle import find_folder
+    from runtime.bundle.bundle import find_folder
+    from runtime.bundle.manifest import read_manifest
     from runtime.loading import find_model
-    from runtime.manifest import read_manifest
     from runtime.summary import summarize
 
     summary = summarize(read_manifest(find_folder(find_model(options.model))).architecture)

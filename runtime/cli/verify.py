@@ -28,7 +28,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit with 1 if anything is not as it was."""
-    from runtime.bundle import check_hash, open_bundle
+    from runtime.bundle.bundle import check_hash, open_bundle
     from runtime.device.choice import place
     from runtime.loading import find_model
     from runtime.ort.placement import Placement

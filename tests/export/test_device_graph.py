@@ -14,7 +14,7 @@ from export.bundle_writer import write_half_graph
 from export.checkpoint import find_checkpoint
 from export.parity.report import Refusal
 from export.pipeline import export_bundle
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 
 FLOAT, HALF, INT32, INT64 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64
 NAMES = ("decode_cuda", "decode_fp16")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from export.staging import prepare, staged
-from runtime.bundle import find_folder
+from runtime.bundle.bundle import find_folder
 from runtime.errors import BundleError
 
 fcntl = pytest.importorskip("fcntl", reason="no locks here, so that nothing tells what is left from what is made")

@@ -121,7 +121,7 @@ def test_a_read_only_volume_is_refused_before_the_work(volume):
 @needs_mounts
 def test_a_bundle_is_exported_to_a_volume(tmp_path, seeded_checkpoint):
     """The command itself; then the same again without --force, and what the volume holds is a bundle."""
-    from runtime.bundle import open_bundle
+    from runtime.bundle.bundle import open_bundle
 
     checkpoint, source, target = seeded_checkpoint(tmp_path / "tiny"), tmp_path / "source", tmp_path / "out"
     source.mkdir()

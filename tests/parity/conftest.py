@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, Repetit
 
 import runtime
 from export.pipeline import export_bundle
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.decode_session import DecodeSession
 from runtime.reference_session import ReferenceSession
 

@@ -11,7 +11,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from export.pipeline import export_bundle
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.decode_session import open_decode_session
 from runtime.ort.placement import Placement
 

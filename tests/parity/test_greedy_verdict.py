@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from export.parity.greedy import Suspect, find_suspects, judge_suspect
-from runtime.manifest import Continuation
+from runtime.bundle.manifest import Continuation
 
 
 @pytest.fixture

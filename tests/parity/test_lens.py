@@ -12,7 +12,7 @@ from export.checkpoint import find_checkpoint
 from export.parity import lens as parity
 from export.parity.cases import make_cases
 from export.parity.outputs import pytorch_outputs
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 
 TEXT = "In the year 1897 the city of London was asleep; nobody heard him."
 CHANGES = [{}, {"layer_norm_epsilon": 0.5}, {"tie_word_embeddings": False}]

@@ -38,7 +38,7 @@ from export.errors import ExportError
 from export.linear import IntegerLinear
 from export.pipeline import export_bundle
 from export.progress import Steps
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.cli.main import main
 from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.errors import BundleError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.reference_session import ReferenceSession
 
 pytestmark = [pytest.mark.hub, pytest.mark.slow]

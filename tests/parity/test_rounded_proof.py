@@ -16,7 +16,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.cli.main import main
 from runtime.rounded_proof import prove_rounded, read_standards
 

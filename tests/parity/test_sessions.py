@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.drafting import Drafting
 from runtime.prompting import Prompting
 from runtime.text_session import Session

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.decode_session import DecodeSession
 
 

@@ -7,7 +7,7 @@ differently, a graph could show one file here and open another there.
 import pytest
 
 from runtime import BundleError
-from runtime.external_data import external_data_locations
+from runtime.bundle.external_data import external_data_locations
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 import runtime.decode_session
 import runtime.forward
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.decode_session import DecodeSession
 from runtime.errors import BundleError
 

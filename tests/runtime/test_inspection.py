@@ -194,7 +194,7 @@ def test_the_weights_are_mapped_and_not_read_into_memory(run_python, bundle, man
         import re, sys
         import numpy as np
         from pathlib import Path
-        from runtime.bundle import open_bundle
+        from runtime.bundle.bundle import open_bundle
         from runtime.ort.install import load_onnxruntime
         from runtime.lens_session import LensSession
         from runtime.reference_session import ReferenceSession

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import runtime.ort.corners
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.ort.corners import Corner, corners, inexact_products, judge
 from runtime.ort.placement import CPU
 from runtime.ort.sessions import make_session

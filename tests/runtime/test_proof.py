@@ -11,7 +11,7 @@ import pytest
 import runtime
 import runtime.cli.verify
 import runtime.proof
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.diagnosis.gpus import Gpu
 from runtime.errors import BundleError
 from runtime.ort.placement import Placement

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 
 import runtime.decode_session
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
 from runtime.decode_session import MOST_IDLE
 from runtime.device.cache import DeviceCache, bucket, row_bucket
 from runtime.device.graph import ResidentGraph

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from runtime.bundle import open_bundle
+from runtime.bundle.bundle import open_bundle
+from runtime.bundle.manifest import Graph
 from runtime.errors import BundleError
-from runtime.manifest import Graph
 from runtime.rounded_proof import RoundedProof, prove_rounded, read_standards
 from runtime.sketch import distance, sketch
 

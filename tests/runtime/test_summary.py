@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import runtime
-from runtime.manifest import Architecture
+from runtime.bundle.manifest import Architecture
 from runtime.summary import summarize
 
 SMALL = Architecture(

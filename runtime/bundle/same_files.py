@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from runtime.bundle import Bundle, file_sha256, parsed_files
+from runtime.bundle.bundle import Bundle, file_sha256, parsed_files
 from runtime.errors import BundleError
 from runtime.files import find_mark
 from runtime.forks import making_session

@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from runtime.bundle.external_data import external_data_locations
+from runtime.bundle.manifest import NAME, FileRecord, Manifest, read_manifest, read_object
 from runtime.errors import BundleError, command
-from runtime.external_data import external_data_locations
 from runtime.files import Mark, check_name, find_mark
-from runtime.manifest import NAME, FileRecord, Manifest, read_manifest, read_object
 
 WEIGHTS_SUFFIX = ".onnx_data"
 GENERATING = {"decode", "prefill"}  # kinds of graphs
