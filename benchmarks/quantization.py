@@ -39,8 +39,8 @@ from export.quantization.recipe import RECIPES, Recipe
 from export.quantized_weights import write_quantized
 from runtime.bundle.manifest import Architecture
 from runtime.decode_session import DecodeSession
-from runtime.logprobs import log_softmax
-from runtime.tokenizer import Tokenizer
+from runtime.text.logprobs import log_softmax
+from runtime.text.tokenizer import Tokenizer
 
 BOOKS = ("The-War-of-the-Worlds_36", "Emma_158")
 TOKENS = 16_000  # of each

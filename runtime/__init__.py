@@ -54,16 +54,16 @@ __all__ = [
 if not started_as_command():  # a command says the same in one line, without a traceback
     ensure_onnxruntime()
 
-from runtime.completion import Completion
 from runtime.default_model import complete
 from runtime.diagnosis import doctor
 from runtime.inspection import Inspection
 from runtime.lens import Lens
 from runtime.loading import load
-from runtime.logprobs import TokenLogprob
 from runtime.model import Model
 from runtime.scoring import Score
-from runtime.settings import GenerationOptions
-from runtime.stream import Stream
 from runtime.summary import Summary
+from runtime.text.completion import Completion
+from runtime.text.logprobs import TokenLogprob
+from runtime.text.options import GenerationOptions
+from runtime.text.stream import Stream
 from runtime.text_session import Session

@@ -13,9 +13,9 @@ from typing import Any
 
 from runtime.checks import check_text
 from runtime.decoding import Batch, decode_together, longest_first
-from runtime.generation import Generation
-from runtime.prompting import Prompting
-from runtime.settings import check_settings
+from runtime.text.generation import Generation
+from runtime.text.options import check_settings
+from runtime.text.prompts import Prompting
 
 LOOKAHEAD = 4  # times the rows of a batch: lines among which those of one length are found
 

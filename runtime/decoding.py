@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.generation import Generation
+from runtime.text.generation import Generation
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]

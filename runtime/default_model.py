@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Unpack, overload
 
 from runtime.checks import check_device, check_precision
-from runtime.completion import Completion
 from runtime.loading import find_model, load
 from runtime.model import BATCH_SIZE, Model, Prompts
-from runtime.settings import GenerationOptions, check_settings
+from runtime.text.completion import Completion
+from runtime.text.options import GenerationOptions, check_settings
 
 _loaded: dict[tuple[object, ...], dict[str | None, Model]] = {}  # by place, then by precision; None is the default
 _lock = threading.Lock()

@@ -9,9 +9,9 @@ from runtime.decode_state import DecodeState
 from runtime.decoding import Step
 from runtime.draft_model import DraftModel
 from runtime.drafted_step import DraftedStep, Drafter
-from runtime.generation import Generation
 from runtime.looped_step import LoopedStep
 from runtime.prompt_lookup import PromptLookup
+from runtime.text.generation import Generation
 
 
 class Drafting:

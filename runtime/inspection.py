@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import Architecture
 from runtime.checks import check_count
-from runtime.pieces import NextToken, Pieces
 from runtime.reference_session import ReferenceSession
+from runtime.text.tokenizer import NextToken, Pieces
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,8 +12,8 @@ from runtime.inspection import Inspection, inspect_ids
 from runtime.lens import Lens, lens_ids
 from runtime.lens_session import LensSession
 from runtime.ort.placement import Placement
-from runtime.prompting import Prompting
 from runtime.reference_session import ReferenceSession
+from runtime.text.prompts import Prompting
 
 T = TypeVar("T")
 Texts = list[str] | tuple[str, ...]

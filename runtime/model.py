@@ -7,22 +7,22 @@ from weakref import WeakSet
 
 from runtime.bundle.bundle import Bundle
 from runtime.checks import check_batch_size, check_count, check_ids, check_prompts, check_text
-from runtime.completion import Completion
 from runtime.decode_session import DecodeSession
 from runtime.decoding import decode_alone, decode_together, longest_first
 from runtime.drafting import Drafting
 from runtime.forks import leave_alone, tell_children
-from runtime.generation import Generation
 from runtime.inspection import OUTPUTS, Inspection, check_layers, check_outputs
 from runtime.inspector import Inspector
 from runtime.lens import Lens
 from runtime.ort.placement import Placement
 from runtime.parts import Loading, Parts
-from runtime.prompting import Prompting
 from runtime.scoring import Score, score_ids
-from runtime.settings import GenerationOptions, check_settings
-from runtime.stream import Stream
 from runtime.summary import Summary, summarize
+from runtime.text.completion import Completion
+from runtime.text.generation import Generation
+from runtime.text.options import GenerationOptions, check_settings
+from runtime.text.prompts import Prompting
+from runtime.text.stream import Stream
 from runtime.text_session import Session
 
 BATCH_SIZE = 16

@@ -10,7 +10,7 @@ from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.drafting import Drafting
 from runtime.inspector import Inspector
 from runtime.ort.placement import Placement
-from runtime.prompting import Prompting
+from runtime.text.prompts import Prompting
 
 DRAFT_THREADS = 1  # those of another session spin for a while after its runs, in the way of the next one's
 EXACT = {"fp32"}  # MatMulNBits rounds the inputs of one id otherwise than those of several

@@ -7,15 +7,15 @@ from typing import NoReturn, Unpack
 
 from runtime.checks import check_count, check_text
 from runtime.common_prefix import common_length
-from runtime.completion import Completion
 from runtime.decode_state import DecodeState
 from runtime.decoding import decode_alone
 from runtime.drafting import Drafting
 from runtime.forks import owner
-from runtime.generation import Generation
-from runtime.prompting import Prompting
-from runtime.settings import GenerationOptions, check_settings
-from runtime.stream import Stream
+from runtime.text.completion import Completion
+from runtime.text.generation import Generation
+from runtime.text.options import GenerationOptions, check_settings
+from runtime.text.prompts import Prompting
+from runtime.text.stream import Stream
 
 
 class Session:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from runtime.decode_session import DecodeSession
 from runtime.decoding import PREFILL_TOKENS, decode_alone, decode_together
 from runtime.drafting import Drafting
-from runtime.generation import Generation
 from runtime.looped_step import LoopedStep
-from runtime.settings import Settings
-from runtime.tokenizer import Tokenizer
+from runtime.text.generation import Generation
+from runtime.text.options import Settings
+from runtime.text.tokenizer import Tokenizer
 
 Rows = list[list[int]]
 

@@ -20,7 +20,7 @@ from gpu_parts.rounds import Make, make_sides, seconds_of, take_rounds
 from gpu_parts.text_table import text_table
 from gpu_parts.theirs import Compiled, Eager
 
-from runtime.tokenizer import Tokenizer
+from runtime.text.tokenizer import Tokenizer
 
 OURS = "ours"
 COMPILED = "transformers, static cache, torch.compile"

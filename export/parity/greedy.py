@@ -16,10 +16,10 @@ from transformers import GPT2LMHeadModel
 from runtime.bundle.manifest import Continuation
 from runtime.decode_session import DecodeSession
 from runtime.decoding import decode_together
-from runtime.generation import Generation
 from runtime.replay import greedy_tokens
-from runtime.settings import Settings
-from runtime.tokenizer import Tokenizer
+from runtime.text.generation import Generation
+from runtime.text.options import Settings
+from runtime.text.tokenizer import Tokenizer
 
 PROMPTS = (
     "It was a bright cold day in April, and the clocks were striking thirteen.",

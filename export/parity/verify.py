@@ -46,7 +46,7 @@ from runtime.forward import MANY
 from runtime.ort.placement import Placement
 from runtime.reference_session import ReferenceSession
 from runtime.rounded_proof import RoundedStandard
-from runtime.tokenizer import Tokenizer
+from runtime.text.tokenizer import Tokenizer
 
 Noise = dict[tuple[str, bool], float]
 Texts = NDArray[np.int64]

@@ -10,8 +10,8 @@ from export.architecture import describe, start_id
 from export.checkpoint import Checkpoint
 from export.progress import Progress
 from runtime.decode_session import DecodeSession
-from runtime.sampling import Sampler
-from runtime.settings import Settings
+from runtime.text.options import Settings
+from runtime.text.sampling import Sampler
 
 TEXTS = 20
 LONGEST = 256

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.checks import check_batch_size
     from runtime.default_model import kept_model
     from runtime.loading import find_model
-    from runtime.settings import check_settings
+    from runtime.text.options import check_settings
 
     wanted, batch_size = generation_options.given(options), check_batch_size(options.batch_size)
     check_settings(wanted)

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the continuation alone, or everything about it as JSON."""
     from runtime.default_model import kept_model
     from runtime.loading import find_model
-    from runtime.settings import check_settings
+    from runtime.text.options import check_settings
 
     wanted = generation_options.given(options)
     if "logprobs" in wanted and not options.json:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from runtime.cli.arguments import text
-from runtime.settings import GenerationOptions
+from runtime.text.options import GenerationOptions
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import Architecture
 from runtime.lens import Lens
-from runtime.pieces import NextToken, escaped
+from runtime.text.tokenizer import NextToken, escaped
 
 SHOWN_TOKENS = 12  # of a long text, the last ones
 

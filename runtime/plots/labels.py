@@ -4,8 +4,8 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import groupby
 
-from runtime.pieces import escaped
 from runtime.plots.fonts import has_glyph
+from runtime.text.tokenizer import escaped
 
 MARKS = {" ": "·", "\n": "↵", "\t": "⇥"}
 LONG_RUN = 4  # of one mark; longer ones are counted

@@ -8,11 +8,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from runtime.pieces import Pieces
 from runtime.plots.colours import ACCENT, FAINT, PAPER, ink_on
 from runtime.plots.fonts import BOLD, REGULAR, text_width
 from runtime.plots.labels import counted, label
 from runtime.plots.sheet import HEADER, MARGIN, SMALL, draw_image, make_sheet, write, write_in
+from runtime.text.tokenizer import Pieces
 
 POSITIONS, MANY = 16, 512  # in a panel; twice as many of over 512, and so on
 CELL_HEIGHT, LEAST_WIDTH = 0.22, 0.5  # inches

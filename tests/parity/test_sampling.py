@@ -18,8 +18,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from runtime.sampling import Sampler, keep_likely, penalize
-from runtime.settings import Settings
+from runtime.text.options import Settings
+from runtime.text.sampling import Sampler, keep_likely, penalize
 
 PROCESSORS = {
     "repetition_penalty": RepetitionPenaltyLogitsProcessor,

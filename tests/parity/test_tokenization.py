@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import GPT2Tokenizer, GPT2TokenizerFast
 
 from runtime.checks import check_text
-from runtime.tokenizer import Tokenizer
+from runtime.text.tokenizer import Tokenizer
 
 MAX_LENGTH = 1_000_000  # without it transformers warns past 1,024 tokens
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import runtime
 from runtime.decode_batch import DecodeBatch
 from runtime.decoding import decode_together
-from runtime.generation import Generation
-from runtime.settings import Settings
+from runtime.text.generation import Generation
+from runtime.text.options import Settings
 
 VOCAB = 23
 END = 0

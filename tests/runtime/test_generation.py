@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from runtime.decoding import decode_alone, decode_together
-from runtime.generation import Generation
-from runtime.settings import Settings
+from runtime.text.generation import Generation
+from runtime.text.options import Settings
 
 LOGITS = np.log(np.array([[5, 1, 1, 1], [1, 5, 1, 1], [1, 1, 5, 1], [1, 1, 1, 5]], np.float32) / 8)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.settings import GenerationOptions, Settings, check_settings
+from runtime.text.options import GenerationOptions, Settings, check_settings
 
 INF, NAN = float("inf"), float("nan")
 

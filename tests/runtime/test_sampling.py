@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from runtime.sampling import Sampler, inverse_cdf
-from runtime.settings import Settings
+from runtime.text.options import Settings
+from runtime.text.sampling import Sampler, inverse_cdf
 
 FLAT = {"temperature": 1e6, "ignore_eos": True}  # every id is about as likely
 WAYS = [

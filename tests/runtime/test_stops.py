@@ -8,10 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runtime.decoding import decode_alone
-from runtime.generation import Generation
-from runtime.settings import Settings
-from runtime.stops import StopFilter
-from runtime.tokenizer import Tokenizer
+from runtime.text.generation import Generation, StopFilter
+from runtime.text.options import Settings
+from runtime.text.tokenizer import Tokenizer
 
 LETTERS = st.text("aab", max_size=24)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=4)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from runtime.decode_state import DecodeState
 from runtime.decoding import decode_alone
-from runtime.generation import Generation
-from runtime.settings import Settings
-from runtime.tokenizer import IncrementalDecoder, Tokenizer
+from runtime.text.generation import Generation
+from runtime.text.options import Settings
+from runtime.text.tokenizer import IncrementalDecoder, Tokenizer
 
 CHARACTERS = st.characters(exclude_categories=["Cs"])
 HARD = st.sampled_from(["é", "€", "😀", "\ufffd", "👩\u200d🚀", "e\u0301", "“", " ", "<|endoftext|>", "\0", "'s"])

@@ -4,9 +4,9 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import NoReturn
 
-from runtime.completion import Completion
 from runtime.forks import leave_alone, owner, tell_children
-from runtime.generation import Generation
+from runtime.text.completion import Completion
+from runtime.text.generation import Generation
 
 
 class Stream(Iterator[str]):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.settings import Settings
+from runtime.text.options import Settings
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]

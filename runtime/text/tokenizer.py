@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import tokenizers
 
@@ -81,3 +82,24 @@ class IncrementalDecoder:
         rest = self._tokenizer.decode(self._ids)[self._given :] if self._ids else ""
         self._ids, self._given = [], 0
         return rest
+
+
+class Pieces(Protocol):
+    """Knows the text of an id."""
+
+    def piece(self, token_id: int) -> str:
+        """One id's text; bytes that make no character by themselves as \\xNN."""
+
+
+class NextToken(NamedTuple):
+    """What may come next."""
+
+    text: str
+    token_id: int
+    probability: float
+
+
+def escaped(character: str) -> str:
+    r"""As Python writes it; from U+0080 up never as \xNN, which stands for a byte."""
+    code = ord(character)
+    return f"\\u{code:04x}" if 0x80 <= code < 0x100 else character.encode("unicode_escape").decode()

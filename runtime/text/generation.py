@@ -5,12 +5,12 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.completion import Completion, FinishReason
-from runtime.logprobs import TokenLogprob, token_logprob
-from runtime.sampling import Sampler
-from runtime.settings import Settings
-from runtime.stops import StopFilter
-from runtime.tokenizer import IncrementalDecoder, Tokenizer
+from runtime.text.completion import Completion, FinishReason
+from runtime.text.logprobs import TokenLogprob, token_logprob
+from runtime.text.options import Settings
+from runtime.text.sampling import Sampler
+from runtime.text.stops import StopFilter
+from runtime.text.tokenizer import IncrementalDecoder, Tokenizer
 
 
 class Generation:

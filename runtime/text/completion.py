@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from runtime.logprobs import TokenLogprob
+from runtime.text.logprobs import TokenLogprob
 
 FinishReason = Literal["stop", "length"]
 

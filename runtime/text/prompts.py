@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from runtime.bundle.bundle import Bundle
-from runtime.generation import Generation
-from runtime.settings import Settings
-from runtime.tokenizer import Tokenizer
+from runtime.text.generation import Generation
+from runtime.text.options import Settings
+from runtime.text.tokenizer import Tokenizer
 
 
 class Prompting:

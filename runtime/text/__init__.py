@@ -1,0 +1,1 @@
+"""One request, without ONNX: options, prompt, ids, text."""
