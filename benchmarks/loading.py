@@ -26,11 +26,11 @@ SIDES = ("as it is", "left mapped", "verify=False")
 FIELDS = ("seconds", "seconds in a child", "own MiB", "peak MiB")
 CHILD = """
 import contextlib, json, os, sys, time, warnings
-import runtime, runtime.decode_session
+import runtime, runtime.graphs.decode
 
 bundle, precision, side = sys.argv[1:]
 if side == "left mapped":
-    runtime.decode_session.own_pages = lambda files: contextlib.nullcontext()
+    runtime.graphs.decode.own_pages = lambda files: contextlib.nullcontext()
 started = time.perf_counter()
 model = runtime.load(bundle, precision=precision, device="cpu", verify=side != "verify=False")
 model.complete("It was a bright cold day", max_new_tokens=1)

@@ -38,7 +38,7 @@ from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.recipe import RECIPES, Recipe
 from export.quantized_weights import write_quantized
 from runtime.bundle.manifest import Architecture
-from runtime.decode_session import DecodeSession
+from runtime.graphs.decode import DecodeSession
 from runtime.text.logprobs import log_softmax
 from runtime.text.tokenizer import Tokenizer
 

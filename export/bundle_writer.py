@@ -29,7 +29,7 @@ from export.shortlist import FILE, find_shortlist
 from export.weights import StoredTensor, write_weights
 from runtime.bundle.bundle import file_sha256
 from runtime.bundle.manifest import NAME, Architecture, FileRecord, Graph, Manifest, Source
-from runtime.forward import MANY
+from runtime.graphs.forward import MANY
 from runtime.ort.install import load_onnxruntime
 
 WEIGHTS = "model.onnx_data"

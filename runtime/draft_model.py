@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from runtime.common_prefix import common_length
-from runtime.decode_state import DecodeState
+from runtime.graphs.state import DecodeState
 
 FEWEST, MOST = 2, 8
 

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.decode_state import DecodeState
+from runtime.graphs.state import DecodeState
 
 Floats = NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import Architecture
 from runtime.checks import check_count
-from runtime.reference_session import ReferenceSession
+from runtime.graphs.reference import ReferenceSession
 from runtime.text.tokenizer import NextToken, Pieces
 
 if TYPE_CHECKING:

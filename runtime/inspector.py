@@ -8,11 +8,11 @@ from runtime.bundle.bundle import Bundle, check_hashes
 from runtime.bundle.manifest import Architecture
 from runtime.bundle.same_files import same_files
 from runtime.checks import check_prompts, check_text
+from runtime.graphs.lens import LensSession
+from runtime.graphs.reference import ReferenceSession
 from runtime.inspection import Inspection, inspect_ids
 from runtime.lens import Lens, lens_ids
-from runtime.lens_session import LensSession
 from runtime.ort.placement import Placement
-from runtime.reference_session import ReferenceSession
 from runtime.text.prompts import Prompting
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import Architecture
 from runtime.checks import check_count
-from runtime.lens_session import LensSession, Reading
-from runtime.reference_session import ReferenceSession
+from runtime.graphs.lens import LensSession, Reading
+from runtime.graphs.reference import ReferenceSession
 from runtime.text.tokenizer import NextToken, Pieces
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.decode_state import DecodeState
+from runtime.graphs.state import DecodeState
 
 MOST_STEPS = 16  # told at a time; the first ones come alone, so that a stream begins at once
 NO_LOGITS = np.empty(0, np.float32)

@@ -7,10 +7,10 @@ from weakref import WeakSet
 
 from runtime.bundle.bundle import Bundle
 from runtime.checks import check_batch_size, check_count, check_ids, check_prompts, check_text
-from runtime.decode_session import DecodeSession
 from runtime.decoding import decode_alone, decode_together, longest_first
 from runtime.drafting import Drafting
 from runtime.forks import leave_alone, tell_children
+from runtime.graphs.decode import DecodeSession
 from runtime.inspection import OUTPUTS, Inspection, check_layers, check_outputs
 from runtime.inspector import Inspector
 from runtime.lens import Lens

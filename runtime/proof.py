@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import NAME, Continuation, Likelihoods, read_object
-from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.files import whole_file
-from runtime.lens_session import LensSession
+from runtime.graphs.decode import DecodeSession, open_decode_session
+from runtime.graphs.lens import LensSession
+from runtime.graphs.reference import ReferenceSession
 from runtime.ort.placement import Placement
-from runtime.reference_session import ReferenceSession
 from runtime.replay import greedy_tokens
 from runtime.scoring import target_logprobs
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from runtime.decode_session import DecodeSession
+from runtime.graphs.decode import DecodeSession
 
 
 def greedy_tokens(session: DecodeSession, prompt_ids: Sequence[int], count: int) -> list[int]:

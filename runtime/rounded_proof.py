@@ -14,8 +14,8 @@ import numpy as np
 
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import NAME, Manifest
-from runtime.decode_session import DecodeSession
 from runtime.errors import BundleError
+from runtime.graphs.decode import DecodeSession
 from runtime.sketch import SUMS, distance, sketch
 
 FACTOR = 2.0

@@ -7,10 +7,10 @@ from typing import NoReturn, Unpack
 
 from runtime.checks import check_count, check_text
 from runtime.common_prefix import common_length
-from runtime.decode_state import DecodeState
 from runtime.decoding import decode_alone
 from runtime.drafting import Drafting
 from runtime.forks import owner
+from runtime.graphs.state import DecodeState
 from runtime.text.completion import Completion
 from runtime.text.generation import Generation
 from runtime.text.options import GenerationOptions, check_settings

@@ -9,8 +9,8 @@ from gpu_parts.plan import Plan
 from transformers import GPT2LMHeadModel
 
 from runtime.bundle.manifest import Architecture
-from runtime.decode_session import DecodeSession
 from runtime.device.choice import place
+from runtime.graphs.decode import DecodeSession
 from runtime.ort.placement import Placement
 
 SIZES = {"seeded-small": {}, "seeded-tiny": {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 2048}}

@@ -13,7 +13,7 @@ from gpu_parts.text_table import text_table
 from export.parity.greedy import continuation_logits, find_suspects, judge_suspect
 from export.parity.likelihoods import as_truth
 from runtime.bundle.manifest import Continuation
-from runtime.decode_session import DecodeSession
+from runtime.graphs.decode import DecodeSession
 
 LENGTHS = 3, 17, 40, 64, 100, 200  # of prompts
 

@@ -12,7 +12,7 @@ import torch
 from gpu_parts.checkpoint import Checkpoint
 from gpu_parts.stepper import make_stepper
 
-from runtime.decode_state import DecodeState
+from runtime.graphs.state import DecodeState
 from runtime.looped_step import MOST_STEPS
 from runtime.ort.sessions import make_session
 

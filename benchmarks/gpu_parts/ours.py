@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from runtime.decode_session import DecodeSession
 from runtime.decoding import PREFILL_TOKENS, decode_alone, decode_together
 from runtime.drafting import Drafting
+from runtime.graphs.decode import DecodeSession
 from runtime.looped_step import LoopedStep
 from runtime.text.generation import Generation
 from runtime.text.options import Settings

@@ -12,7 +12,7 @@ from gpu_parts.rounds import seconds_of
 from gpu_parts.stepper import TimedSession, make_stepper
 from gpu_parts.text_table import text_table
 
-from runtime.decode_state import DecodeState
+from runtime.graphs.state import DecodeState
 from runtime.looped_step import MOST_STEPS
 from runtime.ort.sessions import make_session
 

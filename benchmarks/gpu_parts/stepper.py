@@ -6,11 +6,11 @@ import numpy as np
 from gpu_parts.checkpoint import Checkpoint
 from gpu_parts.rounds import seconds_of
 
-from runtime.decode_state import DecodeState
-from runtime.device.cache import DeviceCache, bucket
-from runtime.device.graph import ResidentGraph
-from runtime.device.runs import DeviceRuns
-from runtime.forward import Forward
+from runtime.graphs.device.cache import DeviceCache, bucket
+from runtime.graphs.device.graph import ResidentGraph
+from runtime.graphs.device.runs import DeviceRuns
+from runtime.graphs.forward import Forward
+from runtime.graphs.state import DecodeState
 from runtime.ort.placement import Placement
 
 

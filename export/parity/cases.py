@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.reference_session import position_ids
+from runtime.graphs.reference import position_ids
 
 Ids = NDArray[np.int64]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from runtime.bundle.manifest import Continuation
-from runtime.decode_session import DecodeSession
 from runtime.decoding import decode_together
+from runtime.graphs.decode import DecodeSession
 from runtime.replay import greedy_tokens
 from runtime.text.generation import Generation
 from runtime.text.options import Settings

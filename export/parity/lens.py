@@ -15,8 +15,8 @@ from export.parity.cases import Case
 from export.parity.outputs import Outputs, normwise_error, pytorch_outputs, reference_outputs
 from export.parity.report import Row
 from runtime.bundle.bundle import Bundle
-from runtime.lens_session import LensSession
-from runtime.reference_session import ReferenceSession
+from runtime.graphs.lens import LensSession
+from runtime.graphs.reference import ReferenceSession
 
 PLACES = 4  # the last ones of a case: all logits of all layers of GPT-2 small are 2.4 MB a place
 Floats = NDArray[Any]

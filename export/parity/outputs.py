@@ -9,8 +9,8 @@ from transformers import GPT2LMHeadModel
 
 from export.errors import ParityError
 from export.parity.cases import Case
-from runtime.decode_session import DecodeSession
-from runtime.reference_session import ReferenceSession
+from runtime.graphs.decode import DecodeSession
+from runtime.graphs.reference import ReferenceSession
 
 Outputs = dict[str, NDArray[Any]]
 POSITION_AXIS = {"logits": 1, "hidden_states": 1, "attentions": 2}

@@ -24,8 +24,8 @@ from export.architecture import LM_HEAD, WTE
 from export.codes import QuantizedWeights
 from export.parity.outputs import normwise_error
 from export.parity.rounding import rounded_inputs
-from runtime.decode_session import DecodeSession
-from runtime.decode_state import DecodeState
+from runtime.graphs.decode import DecodeSession
+from runtime.graphs.state import DecodeState
 from runtime.rounded_proof import centred
 from runtime.scoring import target_logprobs
 

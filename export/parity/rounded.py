@@ -11,7 +11,7 @@ from export.codes import QuantizedWeights
 from export.parity.report import FLOOR, Row
 from export.parity.rounding import LEAST, rounded_inputs
 from runtime.bundle.bundle import Bundle
-from runtime.forward import MANY
+from runtime.graphs.forward import MANY
 from runtime.rounded_proof import LAST, RoundedStandard, centred, errors
 from runtime.sketch import sketch
 

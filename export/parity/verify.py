@@ -41,10 +41,10 @@ from export.progress import Progress
 from export.quantization.recipe import HALF, Recipe
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import Continuation
-from runtime.decode_session import DecodeSession, open_decode_session
-from runtime.forward import MANY
+from runtime.graphs.decode import DecodeSession, open_decode_session
+from runtime.graphs.forward import MANY
+from runtime.graphs.reference import ReferenceSession
 from runtime.ort.placement import Placement
-from runtime.reference_session import ReferenceSession
 from runtime.rounded_proof import RoundedStandard
 from runtime.text.tokenizer import Tokenizer
 

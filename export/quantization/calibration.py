@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from export.architecture import describe, start_id
 from export.checkpoint import Checkpoint
 from export.progress import Progress
-from runtime.decode_session import DecodeSession
+from runtime.graphs.decode import DecodeSession
 from runtime.text.options import Settings
 from runtime.text.sampling import Sampler
 

@@ -16,8 +16,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, Repetit
 import runtime
 from export.pipeline import export_bundle
 from runtime.bundle.bundle import open_bundle
-from runtime.decode_session import DecodeSession
-from runtime.reference_session import ReferenceSession
+from runtime.graphs.decode import DecodeSession
+from runtime.graphs.reference import ReferenceSession
 
 AXIS = {"logits": 1, "hidden_states": 1, "attentions": 2}  # of the positions
 TEXT = (

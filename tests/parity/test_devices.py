@@ -12,7 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from export.pipeline import export_bundle
 from runtime.bundle.bundle import open_bundle
-from runtime.decode_session import open_decode_session
+from runtime.graphs.decode import open_decode_session
 from runtime.ort.placement import Placement
 
 REHEARSED = Placement(resident=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.reference_session import ReferenceSession
+from runtime.graphs.reference import ReferenceSession
 
 TEXTS = ["He opened the letter slowly and", "It", "In the year 1897 the city of London was asleep; nobody heard him."]
 

@@ -40,8 +40,8 @@ from export.pipeline import export_bundle
 from export.progress import Steps
 from runtime.bundle.bundle import open_bundle
 from runtime.cli.main import main
-from runtime.decode_session import DecodeSession, open_decode_session
 from runtime.errors import BundleError
+from runtime.graphs.decode import DecodeSession, open_decode_session
 
 PRECISIONS = ["int8", "int4"]
 INPUTS = 0.03

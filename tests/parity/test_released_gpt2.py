@@ -11,7 +11,7 @@ import pytest
 
 import runtime
 from runtime.bundle.bundle import open_bundle
-from runtime.reference_session import ReferenceSession
+from runtime.graphs.reference import ReferenceSession
 
 pytestmark = [pytest.mark.hub, pytest.mark.slow]
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtime
-from runtime.decode_batch import DecodeBatch
 from runtime.decoding import decode_together
+from runtime.graphs.batch import DecodeBatch
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 

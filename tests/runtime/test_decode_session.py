@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.bundle.bundle import open_bundle
-from runtime.decode_session import DecodeSession
+from runtime.graphs.decode import DecodeSession
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import runtime
-from runtime.answer import Answer
 from runtime.drafted_step import DraftedStep
+from runtime.graphs.forward import Answer
 from runtime.prompt_lookup import LONGEST, MOST_DRAFTED, PATIENCE, PromptLookup
 
 VOCABULARY = 7
@@ -195,7 +195,7 @@ def test_greedy_texts_are_the_same_over_hundreds_of_prompts(model):
 
 def test_they_are_drafted_in_fewer_runs(model, monkeypatch):
     """Greedy continuations of this model repeat themselves: a third of the runs and more is saved."""
-    from runtime.decode_state import DecodeState
+    from runtime.graphs.state import DecodeState
 
     runs, read = [], DecodeState.read
     monkeypatch.setattr(

@@ -9,31 +9,31 @@ import threading
 import numpy as np
 import pytest
 
-import runtime.decode_session
-import runtime.forward
+import runtime.graphs.decode
+import runtime.graphs.forward
 from runtime.bundle.bundle import open_bundle
-from runtime.decode_session import DecodeSession
 from runtime.errors import BundleError
+from runtime.graphs.decode import DecodeSession
 
 MANY = 32  # ids a row, from which on the prefill graph runs here, as the probes are no longer
 
 
 @pytest.fixture(autouse=True)
 def fewer_are_many(monkeypatch):
-    assert runtime.forward.MANY == 128  # as docs/precisions.md says
-    monkeypatch.setattr(runtime.forward, "MANY", MANY)
+    assert runtime.graphs.forward.MANY == 128  # as docs/precisions.md says
+    monkeypatch.setattr(runtime.graphs.forward, "MANY", MANY)
 
 
 @pytest.fixture
 def made(monkeypatch):
     """Names of the graphs that were loaded, in order."""
-    names, make = [], runtime.decode_session.make_session
+    names, make = [], runtime.graphs.decode.make_session
 
     def noted(path, **options):
         names.append(path.stem)
         return make(path, **options)
 
-    monkeypatch.setattr(runtime.decode_session, "make_session", noted)
+    monkeypatch.setattr(runtime.graphs.decode, "make_session", noted)
     return names
 
 

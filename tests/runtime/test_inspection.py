@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import runtime
-import runtime.reference_session
+import runtime.graphs.reference
 from runtime.errors import BundleError
 
 TEXT = "The old house stood at the end of the lane, and"
@@ -114,7 +114,7 @@ def test_a_long_text_is_read_in_parts_and_gives_the_same(seen, model, sizes, mon
     tokens, lengths = len(seen.token_ids), []
     reference = model._inspector.reference()
     run = reference.run
-    monkeypatch.setattr(runtime.reference_session, "MAPS_BYTES", 3 * 4 * sizes["n_layer"] * sizes["n_head"] * tokens)
+    monkeypatch.setattr(runtime.graphs.reference, "MAPS_BYTES", 3 * 4 * sizes["n_layer"] * sizes["n_head"] * tokens)
     monkeypatch.setattr(reference, "run", lambda ids, **given: (lengths.append(ids.shape[1]), run(ids, **given))[1])
     parts = model.inspect(TEXT)
     assert lengths == [3] * (tokens // 3) + [tokens % 3] * (tokens % 3 > 0)
@@ -196,8 +196,8 @@ def test_the_weights_are_mapped_and_not_read_into_memory(run_python, bundle, man
         from pathlib import Path
         from runtime.bundle.bundle import open_bundle
         from runtime.ort.install import load_onnxruntime
-        from runtime.lens_session import LensSession
-        from runtime.reference_session import ReferenceSession
+        from runtime.graphs.lens import LensSession
+        from runtime.graphs.reference import ReferenceSession
 
         def anonymous():
             return 1024 * int(re.search("RssAnon: *\\t *(\\d+)", Path("/proc/self/status").read_text())[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import runtime
-import runtime.decode_session
+import runtime.graphs.decode
 from runtime import BundleError
 
 WEIGHTS = "onnx/model.onnx_data"
@@ -109,28 +109,28 @@ def test_a_copy_in_its_place_is_as_good(prefilling, expected, tmp_path, later):
 
 
 def test_what_is_replaced_while_it_is_opened_is_refused(prefilling, other, refusal, monkeypatch):
-    model, make = load(prefilling.folder), runtime.decode_session.make_session
+    model, make = load(prefilling.folder), runtime.graphs.decode.make_session
 
     def replaced_meanwhile(path, **options):
         made = make(path, **options)
         prefilling.write(WEIGHTS, other.read(WEIGHTS))
         return made
 
-    monkeypatch.setattr(runtime.decode_session, "make_session", replaced_meanwhile)
+    monkeypatch.setattr(runtime.graphs.decode, "make_session", replaced_meanwhile)
     assert "was replaced since" in refusal(BundleError, LATER["prefill"], model)
 
 
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("name", ["tokenizer.json", "onnx/decode.onnx", WEIGHTS])
 def test_a_bundle_that_is_replaced_while_it_is_loaded_is_refused(prefilling, refusal, monkeypatch, name, verify):
-    make = runtime.decode_session.make_session
+    make = runtime.graphs.decode.make_session
 
     def replaced_meanwhile(path, **options):
         made = make(path, **options)
         prefilling.flip_byte(name)
         return made
 
-    monkeypatch.setattr(runtime.decode_session, "make_session", replaced_meanwhile)
+    monkeypatch.setattr(runtime.graphs.decode, "make_session", replaced_meanwhile)
     message = refusal(BundleError, load, prefilling.folder, verify=verify)
     assert str(prefilling.folder / name) in message
 

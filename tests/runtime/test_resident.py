@@ -15,13 +15,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
-import runtime.decode_session
+import runtime.graphs.decode
 from runtime.bundle.bundle import open_bundle
-from runtime.decode_session import MOST_IDLE
-from runtime.device.cache import DeviceCache, bucket, row_bucket
-from runtime.device.graph import ResidentGraph
-from runtime.device.runs import CAPTURE_STEPS, MOST_CAPTURES
-from runtime.device.state import LOG
+from runtime.graphs.decode import MOST_IDLE
+from runtime.graphs.device.cache import DeviceCache, bucket, row_bucket
+from runtime.graphs.device.graph import ResidentGraph
+from runtime.graphs.device.runs import CAPTURE_STEPS, MOST_CAPTURES
+from runtime.graphs.device.state import LOG
 from runtime.model import Model
 from runtime.ort.memory import DeviceArray
 from runtime.ort.placement import Placement
@@ -533,7 +533,7 @@ class FakeSession:
 @pytest.fixture
 def faked(bundle, monkeypatch):
     """A resident model whose session is a fake of the real one, and that fake."""
-    make = runtime.decode_session.make_session
+    make = runtime.graphs.decode.make_session
 
     def load_with(kind, placement=REHEARSED, precision="fp32"):
         made = []
@@ -543,7 +543,7 @@ def faked(bundle, monkeypatch):
             return made[-1]
 
         with monkeypatch.context() as patch:
-            patch.setattr(runtime.decode_session, "make_session", fake)
+            patch.setattr(runtime.graphs.decode, "make_session", fake)
             model = load(bundle, precision, placement)
         return model, made[0]
 

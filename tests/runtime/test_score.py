@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.answer import Answer
+from runtime.graphs.forward import Answer
 from runtime.scoring import Score, score_ids, windows
 
 VOCAB = 11

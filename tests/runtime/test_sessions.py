@@ -8,8 +8,8 @@ from contextlib import nullcontext, suppress
 import numpy as np
 import pytest
 
-from runtime.decode_state import DecodeState
 from runtime.drafting import Drafting
+from runtime.graphs.state import DecodeState
 from runtime.text_session import Session
 
 

@@ -12,8 +12,8 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.decode_state import DecodeState
 from runtime.decoding import decode_alone
+from runtime.graphs.state import DecodeState
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 from runtime.text.tokenizer import IncrementalDecoder, Tokenizer

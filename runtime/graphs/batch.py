@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.forward import Forward
-from runtime.key_value_cache import Floats
+from runtime.graphs.forward import Forward
+from runtime.graphs.host import Floats
 
 
 class DecodeBatch:

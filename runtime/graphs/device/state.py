@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.device.cache import DeviceCache
+from runtime.graphs.device.cache import DeviceCache
 from runtime.ort.install import load_onnxruntime
 from runtime.ort.memory import DeviceArray
 

@@ -10,19 +10,18 @@ from weakref import finalize
 
 import numpy as np
 
-from runtime.bound_graph import BoundGraph
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import Architecture
 from runtime.bundle.same_files import same_files
-from runtime.decode_batch import DecodeBatch
-from runtime.decode_state import DecodeState
-from runtime.device.cache import DeviceCache, bucket, row_bucket
-from runtime.device.graph import ResidentGraph
-from runtime.device.runs import DeviceRuns
 from runtime.errors import BundleError
 from runtime.forks import tell_children
-from runtime.forward import Forward
-from runtime.key_value_cache import KeyValueCache
+from runtime.graphs.batch import DecodeBatch
+from runtime.graphs.device.cache import DeviceCache, bucket, row_bucket
+from runtime.graphs.device.graph import ResidentGraph
+from runtime.graphs.device.runs import DeviceRuns
+from runtime.graphs.forward import Forward
+from runtime.graphs.host import BoundGraph, KeyValueCache
+from runtime.graphs.state import DecodeState
 from runtime.ort.own_pages import own_pages
 from runtime.ort.placement import CPU, Placement
 from runtime.ort.sessions import make_session

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from runtime.device.state import LOG, ResidentState
+from runtime.graphs.device.state import LOG, ResidentState
 from runtime.ort.install import load_onnxruntime
 from runtime.ort.memory import memory_errors
 from runtime.ort.placement import Placement

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from runtime.answer import Answer
-from runtime.device.graph import ResidentGraph
-from runtime.forward import Forward
-from runtime.key_value_cache import Floats
+from runtime.graphs.device.graph import ResidentGraph
+from runtime.graphs.forward import Answer, Forward
+from runtime.graphs.host import Floats
 
 
 class DecodeState:

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from runtime.answer import Answer
-from runtime.device.cache import DeviceCache, row_bucket
-from runtime.device.runs import DeviceRuns
-from runtime.device.state import ResidentState
+from runtime.graphs.device.cache import DeviceCache, row_bucket
+from runtime.graphs.device.runs import DeviceRuns
+from runtime.graphs.device.state import ResidentState
+from runtime.graphs.forward import Answer
 
 
 class ResidentGraph:

@@ -1,0 +1,1 @@
+"""An ONNX graph, and the memory that it is bound to; `decode` is what generates."""
