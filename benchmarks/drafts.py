@@ -24,9 +24,8 @@ from seeded import ROOT, exported, seeded_checkpoint
 
 import runtime
 from export.parity.greedy import PROMPTS
-from runtime.draft_model import DraftModel
-from runtime.drafted_step import DraftedStep
-from runtime.prompt_lookup import PromptLookup
+from runtime.engine.drafts import DraftModel, PromptLookup
+from runtime.engine.steps import DraftedStep
 
 NOVEL = ROOT.parent / "shared" / "corpus" / "The-War-of-the-Worlds_36.txt"
 

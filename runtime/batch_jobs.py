@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.checks import check_text
-from runtime.decoding import Batch, decode_together, longest_first
+from runtime.engine.decoding import Batch, decode_together, longest_first
 from runtime.text.generation import Generation
 from runtime.text.options import check_settings
 from runtime.text.prompts import Prompting

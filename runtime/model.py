@@ -7,8 +7,9 @@ from weakref import WeakSet
 
 from runtime.bundle.bundle import Bundle
 from runtime.checks import check_batch_size, check_count, check_ids, check_prompts, check_text
-from runtime.decoding import decode_alone, decode_together, longest_first
-from runtime.drafting import Drafting
+from runtime.engine.decoding import decode_alone, decode_together, longest_first
+from runtime.engine.drafting import Drafting
+from runtime.engine.scoring import Score, score_ids
 from runtime.forks import leave_alone, tell_children
 from runtime.graphs.decode import DecodeSession
 from runtime.inspection import OUTPUTS, Inspection, check_layers, check_outputs
@@ -16,7 +17,6 @@ from runtime.inspector import Inspector
 from runtime.lens import Lens
 from runtime.ort.placement import Placement
 from runtime.parts import Loading, Parts
-from runtime.scoring import Score, score_ids
 from runtime.summary import Summary, summarize
 from runtime.text.completion import Completion
 from runtime.text.generation import Generation

@@ -6,7 +6,7 @@ from functools import partial
 
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.same_files import check_untouched, names_read, reopen
-from runtime.drafting import Drafting
+from runtime.engine.drafting import Drafting
 from runtime.graphs.decode import DecodeSession, open_decode_session
 from runtime.inspector import Inspector
 from runtime.ort.placement import Placement

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import NAME, Continuation, Likelihoods, read_object
+from runtime.engine.scoring import target_logprobs
 from runtime.files import whole_file
 from runtime.graphs.decode import DecodeSession, open_decode_session
 from runtime.graphs.lens import LensSession
 from runtime.graphs.reference import ReferenceSession
 from runtime.ort.placement import Placement
 from runtime.replay import greedy_tokens
-from runtime.scoring import target_logprobs
 
 Floats = NDArray[np.float32]
 FACTOR = 2.0

@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import NoReturn, Unpack
 
 from runtime.checks import check_count, check_text
-from runtime.common_prefix import common_length
-from runtime.decoding import decode_alone
-from runtime.drafting import Drafting
+from runtime.engine.decoding import decode_alone
+from runtime.engine.drafting import Drafting
+from runtime.engine.drafts import common_length
 from runtime.forks import owner
 from runtime.graphs.state import DecodeState
 from runtime.text.completion import Completion

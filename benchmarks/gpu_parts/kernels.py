@@ -12,8 +12,8 @@ import torch
 from gpu_parts.checkpoint import Checkpoint
 from gpu_parts.stepper import make_stepper
 
+from runtime.engine.steps import MOST_STEPS
 from runtime.graphs.state import DecodeState
-from runtime.looped_step import MOST_STEPS
 from runtime.ort.sessions import make_session
 
 Event = dict[str, Any]

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from runtime.decoding import PREFILL_TOKENS, decode_alone, decode_together
-from runtime.drafting import Drafting
+from runtime.engine.decoding import PREFILL_TOKENS, decode_alone, decode_together
+from runtime.engine.drafting import Drafting
+from runtime.engine.steps import LoopedStep
 from runtime.graphs.decode import DecodeSession
-from runtime.looped_step import LoopedStep
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 from runtime.text.tokenizer import Tokenizer

@@ -12,8 +12,8 @@ from gpu_parts.rounds import seconds_of
 from gpu_parts.stepper import TimedSession, make_stepper
 from gpu_parts.text_table import text_table
 
+from runtime.engine.steps import MOST_STEPS
 from runtime.graphs.state import DecodeState
-from runtime.looped_step import MOST_STEPS
 from runtime.ort.sessions import make_session
 
 NAMES = {  # of what is measured, in microseconds a step

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from runtime.bundle.manifest import Continuation
-from runtime.decoding import decode_together
+from runtime.engine.decoding import decode_together
 from runtime.graphs.decode import DecodeSession
 from runtime.replay import greedy_tokens
 from runtime.text.generation import Generation

@@ -8,7 +8,7 @@ import pytest
 
 import runtime
 from runtime.bundle.bundle import open_bundle
-from runtime.drafting import Drafting
+from runtime.engine.drafting import Drafting
 from runtime.text.prompts import Prompting
 from runtime.text_session import Session
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtime
-from runtime.decoding import decode_together
+from runtime.engine.decoding import decode_together
 from runtime.graphs.batch import DecodeBatch
 from runtime.text.generation import Generation
 from runtime.text.options import Settings

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import runtime
-from runtime.drafted_step import DraftedStep
+from runtime.engine.drafts import LONGEST, MOST_DRAFTED, PATIENCE, PromptLookup
+from runtime.engine.steps import DraftedStep
 from runtime.graphs.forward import Answer
-from runtime.prompt_lookup import LONGEST, MOST_DRAFTED, PATIENCE, PromptLookup
 
 VOCABULARY = 7
 TIE = 1e-4
@@ -248,7 +248,7 @@ def test_a_stream_left_early_leaves_the_cache_as_it_was(model):
 
 @pytest.mark.parametrize("options", [{"temperature": 0.8, "seed": 3}, {"repetition_penalty": 1.3}, {"logprobs": 2}])
 def test_only_plain_greedy_texts_are_drafted_unasked(model, options, monkeypatch):
-    from runtime import drafting
+    from runtime.engine import drafting
 
     monkeypatch.setattr(drafting, "DraftedStep", None)
     model.complete("It was the best of times, it was", max_new_tokens=8, **options)

@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from runtime.decoding import decode_alone, decode_together
+from runtime.engine.decoding import decode_alone, decode_together
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.engine.scoring import Score, score_ids, windows
 from runtime.graphs.forward import Answer
-from runtime.scoring import Score, score_ids, windows
 
 VOCAB = 11
 every_case = settings(deadline=None, database=None, max_examples=300)

@@ -8,7 +8,7 @@ from contextlib import nullcontext, suppress
 import numpy as np
 import pytest
 
-from runtime.drafting import Drafting
+from runtime.engine.drafting import Drafting
 from runtime.graphs.state import DecodeState
 from runtime.text_session import Session
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runtime.decoding import decode_alone
+from runtime.engine.decoding import decode_alone
 from runtime.text.generation import Generation, StopFilter
 from runtime.text.options import Settings
 from runtime.text.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.decoding import decode_alone
+from runtime.engine.decoding import decode_alone
 from runtime.graphs.state import DecodeState
 from runtime.text.generation import Generation
 from runtime.text.options import Settings

@@ -4,13 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from runtime.decoding import Step
-from runtime.draft_model import DraftModel
-from runtime.drafted_step import DraftedStep, Drafter
+from runtime.engine.decoding import Step
+from runtime.engine.drafts import DraftModel, PromptLookup
+from runtime.engine.steps import DraftedStep, Drafter, LoopedStep
 from runtime.graphs.decode import DecodeSession
 from runtime.graphs.state import DecodeState
-from runtime.looped_step import LoopedStep
-from runtime.prompt_lookup import PromptLookup
 from runtime.text.generation import Generation
 
 

@@ -1,6 +1,8 @@
-"""Drafts from the text itself: what came behind its last ids where they stood before (Saxena 2023, prompt lookup)."""
+"""Guesses at how a text goes on: what followed its last ids before, or what a smaller model says."""
 
 from collections.abc import Sequence
+
+from runtime.graphs.state import DecodeState
 
 LONGEST, SHORTEST = 4, 2  # ids that must have stood there before
 MOST_DRAFTED = 8  # a run over more costs more than the reading of the weights that it saves
@@ -8,7 +10,10 @@ PATIENCE = 3  # drafts in a row that come to nothing, before more ids must have 
 
 
 class PromptLookup:
-    """Drafts for one text: few until one was right, then longer while they are, and few again while they are wrong."""
+    """Drafts from the text itself: what followed its last ids where they stood before (Saxena 2023, prompt lookup).
+
+    Few until one was right, then longer while they are, and few again while they are wrong.
+    """
 
     def __init__(self) -> None:
         self._ends: dict[tuple[int, ...], int] = {}  # some ids -> the place behind where they stood last
@@ -43,3 +48,42 @@ def repeated(ids: Sequence[int], start: int, count: int) -> list[int]:
     """`count` ids from `start` on; behind the last one it begins again, as what repeats itself does."""
     period = len(ids) - start
     return [ids[start + place % period] for place in range(count)]
+
+
+FEWEST, MOST = 2, 8
+
+
+class DraftModel:
+    """Greedy drafts from a smaller model: the same weights in fewer bits. They get longer while they are right.
+
+    Args:
+        state: Of the smaller model, for this text alone.
+    """
+
+    def __init__(self, state: DecodeState) -> None:
+        self._state = state
+        self._read: list[int] = []
+        self._length = 4
+
+    def draft(self, ids: Sequence[int], most: int) -> list[int]:
+        """At most `most` ids that may follow `ids`."""
+        count = min(most, self._length)
+        if count < 1:
+            return []
+        known = min(common_length(self._read, ids), len(ids) - 1)
+        self._state.rewind(known)
+        drafted = [self._state.advance(ids[known:])]
+        while len(drafted) < count:
+            drafted.append(self._state.advance(drafted[-1:]))
+        self._read = [*ids, *drafted[:-1]]
+        return drafted
+
+    def judge(self, drafted: int, accepted: int) -> None:
+        """Learn how many ids of a draft were right."""
+        self._length = min(MOST, drafted + 1) if accepted == drafted else max(FEWEST, accepted + 1)
+
+
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids at the beginning are the same."""
+    pairs = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

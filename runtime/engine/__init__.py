@@ -1,0 +1,1 @@
+"""Which ids run next: alone, together, drafted; and how likely a text is."""
