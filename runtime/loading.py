@@ -15,7 +15,7 @@ from runtime.checks import (
     check_precision,
     check_threads,
 )
-from runtime.device.choice import place
+from runtime.diagnosis.choice import place
 from runtime.model import Model
 from runtime.ort.placement import Placement
 

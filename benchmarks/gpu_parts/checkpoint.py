@@ -9,7 +9,7 @@ from gpu_parts.plan import Plan
 from transformers import GPT2LMHeadModel
 
 from runtime.bundle.manifest import Architecture
-from runtime.device.choice import place
+from runtime.diagnosis.choice import place
 from runtime.graphs.decode import DecodeSession
 from runtime.ort.placement import Placement
 

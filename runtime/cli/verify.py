@@ -29,7 +29,7 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit with 1 if anything is not as it was."""
     from runtime.bundle.bundle import check_hash, open_bundle
-    from runtime.device.choice import place
+    from runtime.diagnosis.choice import place
     from runtime.loading import find_model
     from runtime.ort.placement import Placement
 
@@ -119,7 +119,7 @@ def device_name(placement: Any) -> str:
 def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
     """In the manifest, that the graphs were proved on this card."""
     from runtime import __version__
-    from runtime.diagnosis.gpus import find_gpus, visible
+    from runtime.diagnosis.machine import find_gpus, visible
     from runtime.ort.install import load_onnxruntime
     from runtime.proof import note_proof
 

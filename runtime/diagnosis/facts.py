@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 
-from runtime.diagnosis.gpus import Gpu, find_gpus
-from runtime.diagnosis.libraries import find_libraries, wanted_libraries
+from runtime.diagnosis.machine import (
+    LIBRARIES,
+    ONNX_RUNTIMES,
+    Gpu,
+    find_gpus,
+    find_libraries,
+    installed,
+    wanted_libraries,
+)
 from runtime.diagnosis.probe import probe_products, probe_providers
 from runtime.diagnosis.processor import Processor, find_processor
-from runtime.diagnosis.wheels import LIBRARIES, ONNX_RUNTIMES, installed
 from runtime.ort.threads import affinity_cpus, available_cpus
 
 

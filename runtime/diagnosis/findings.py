@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from runtime.diagnosis.facts import Facts, gather
-from runtime.diagnosis.gpus import visible
+from runtime.diagnosis.machine import visible
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LEAST_ONNXRUNTIME = (1, 27)

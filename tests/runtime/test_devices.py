@@ -11,10 +11,9 @@ import pytest
 
 import runtime
 from runtime.checks import check_device
-from runtime.device.choice import place
+from runtime.diagnosis.choice import place
 from runtime.diagnosis.facts import Facts
-from runtime.diagnosis.gpus import Gpu
-from runtime.diagnosis.libraries import wanted_libraries
+from runtime.diagnosis.machine import Gpu, wanted_libraries
 from runtime.errors import BundleError
 from runtime.loading import load
 from runtime.ort.placement import Placement

@@ -18,8 +18,7 @@ import runtime
 from runtime.diagnosis import facts as gathering
 from runtime.diagnosis.facts import Facts
 from runtime.diagnosis.findings import find
-from runtime.diagnosis.gpus import Gpu, find_gpus
-from runtime.diagnosis.libraries import find_libraries, wanted_libraries
+from runtime.diagnosis.machine import Gpu, find_gpus, find_libraries, wanted_libraries
 from runtime.diagnosis.probe import probe_providers
 from runtime.diagnosis.processor import find_processor
 from runtime.diagnosis.report import Diagnosis

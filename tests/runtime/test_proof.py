@@ -12,7 +12,7 @@ import runtime
 import runtime.cli.verify
 import runtime.proof
 from runtime.bundle.bundle import open_bundle
-from runtime.diagnosis.gpus import Gpu
+from runtime.diagnosis.machine import Gpu
 from runtime.errors import BundleError
 from runtime.ort.placement import Placement
 from runtime.proof import Proof, agreement, note_proof, prove, prove_lens, prove_reference
@@ -312,13 +312,13 @@ def on_a_card(monkeypatch):
 
     def make(*, replayed=9, card=CARD):
         proofs = {name: Proof(name, 9, replayed, 1e-6, 2e-5) for name in ("fp32", "fp16")}
-        monkeypatch.setattr("runtime.device.choice.place", lambda *_: (card, ""))
+        monkeypatch.setattr("runtime.diagnosis.choice.place", lambda *_: (card, ""))
         monkeypatch.setattr("runtime.proof.prove", lambda _bundle, precision, _placement: proofs[precision])
         reference = Proof("fp32", 9, replayed, 1e-6, 2e-5, "reference")
         lens = Proof("fp32", 9, 9, 1e-6, 2e-5, "lens")
         monkeypatch.setattr("runtime.proof.prove_reference", lambda _bundle, _placement: reference)
         monkeypatch.setattr("runtime.proof.prove_lens", lambda _bundle, _placement: lens)
-        monkeypatch.setattr("runtime.diagnosis.gpus.find_gpus", lambda: (GPUS, None))
+        monkeypatch.setattr("runtime.diagnosis.machine.find_gpus", lambda: (GPUS, None))
         return [asdict(proof) for proof in (*proofs.values(), reference, lens)]
 
     return make
