@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from selenium import webdriver
 
-from runtime.inspection import Inspection
-from runtime.lens import Lens
-from runtime.page import make_page
+from runtime.inside.inspection import Inspection
+from runtime.inside.lens import Lens
+from runtime.inside.page import make_page
 
 VOCABULARY, K, EVENTS = 50_257, 5, 100
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--window-size=1400,900")

@@ -57,11 +57,11 @@ if not started_as_command():  # a command says the same in one line, without a t
 from runtime.default_model import complete
 from runtime.diagnosis import doctor
 from runtime.engine.scoring import Score
-from runtime.inspection import Inspection
-from runtime.lens import Lens
+from runtime.inside.inspection import Inspection
+from runtime.inside.lens import Lens
+from runtime.inside.summary import Summary
 from runtime.loading import load
 from runtime.model import Model
-from runtime.summary import Summary
 from runtime.text.completion import Completion
 from runtime.text.logprobs import TokenLogprob
 from runtime.text.options import GenerationOptions

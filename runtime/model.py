@@ -12,12 +12,12 @@ from runtime.engine.drafting import Drafting
 from runtime.engine.scoring import Score, score_ids
 from runtime.forks import leave_alone, tell_children
 from runtime.graphs.decode import DecodeSession
-from runtime.inspection import OUTPUTS, Inspection, check_layers, check_outputs
-from runtime.inspector import Inspector
-from runtime.lens import Lens
+from runtime.inside.inspection import OUTPUTS, Inspection, check_layers, check_outputs
+from runtime.inside.inspector import Inspector
+from runtime.inside.lens import Lens
+from runtime.inside.summary import Summary, summarize
 from runtime.ort.placement import Placement
 from runtime.parts import Loading, Parts
-from runtime.summary import Summary, summarize
 from runtime.text.completion import Completion
 from runtime.text.generation import Generation
 from runtime.text.options import GenerationOptions, check_settings

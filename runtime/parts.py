@@ -8,7 +8,7 @@ from runtime.bundle.bundle import Bundle
 from runtime.bundle.same_files import check_untouched, names_read, reopen
 from runtime.engine.drafting import Drafting
 from runtime.graphs.decode import DecodeSession, open_decode_session
-from runtime.inspector import Inspector
+from runtime.inside.inspector import Inspector
 from runtime.ort.placement import Placement
 from runtime.text.prompts import Prompting
 

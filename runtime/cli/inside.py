@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle.manifest import Architecture
-from runtime.lens import Lens
+from runtime.inside.lens import Lens
 from runtime.text.tokenizer import NextToken, escaped
 
 SHOWN_TOKENS = 12  # of a long text, the last ones

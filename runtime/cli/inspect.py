@@ -72,7 +72,7 @@ def check(options: argparse.Namespace) -> None:
     if options.layer is not None and not (options.output or options.json):
         raise ValueError("--layer and --head choose the map to draw; name its file: --output head.png")
     if options.output:
-        import runtime.plots  # noqa: F401  it says what is missing
+        import runtime.inside.plots  # noqa: F401  it says what is missing
 
 
 def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
@@ -133,7 +133,7 @@ def write_picture(options: argparse.Namespace, look: Look) -> None:
 
 
 def write_page(output: Path, look: Look) -> None:
-    from runtime.page import make_page
+    from runtime.inside.page import make_page
 
     page = make_page(look.maps, look.lens, model=look.model.bundle.manifest.source.id)
     with whole_file(output) as path:

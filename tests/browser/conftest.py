@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.inspection import Inspection
-from runtime.lens import Lens
-from runtime.page import make_page
+from runtime.inside.inspection import Inspection
+from runtime.inside.lens import Lens
+from runtime.inside.page import make_page
 
 ARGUMENTS = [
     "--headless",

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from runtime.page import make_page
+from runtime.inside.page import make_page
 
 FILLS = "return [...arguments[0].querySelectorAll('td')].map(cell => cell.style.backgroundColor)"
 

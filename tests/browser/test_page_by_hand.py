@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.page import make_page
+from runtime.inside.page import make_page
 
 PLACES = """return [...document.querySelectorAll("#tokens [role=option]")].map(one => {
     const {left, top} = one.getClientRects()[0];

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from runtime.page import make_page
+from runtime.inside.page import make_page
 
 AA = 4.5
 COLOURS = """

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from runtime.page import make_page
+from runtime.inside.page import make_page
 
 NASTY = [
     "<script>alert(1)</script>",

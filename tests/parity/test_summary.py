@@ -4,7 +4,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from export.architecture import describe
-from runtime.summary import summarize
+from runtime.inside.summary import summarize
 
 SIZES = {"vocab_size": 61, "n_positions": 17, "n_embd": 32, "n_layer": 2, "n_head": 4}
 

@@ -18,7 +18,7 @@ CLASSES = (runtime.Model, runtime.Session)
 def modules():
     """All that can be imported here: the pictures need the extra `plot`."""
     names = [found.name for found in pkgutil.walk_packages(runtime.__path__, "runtime.")]
-    pictures = () if importlib.util.find_spec("matplotlib") else ("runtime.plots",)
+    pictures = () if importlib.util.find_spec("matplotlib") else ("runtime.inside.plots",)
     wanted = [name for name in names if not name.endswith("__main__") and not name.startswith(pictures)]
     return [runtime, *map(importlib.import_module, wanted)]
 

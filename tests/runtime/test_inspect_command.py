@@ -15,7 +15,7 @@ import pytest
 
 import runtime
 from runtime.cli.inside import aligned, quoted
-from runtime.page import make_page
+from runtime.inside.page import make_page
 
 TEXT = "The old house stood at the end of the"
 

@@ -132,7 +132,7 @@ def test_a_graph_that_is_another_is_the_bundles_fault(bundle_copy, refusal, kind
 
 def test_weights_are_hashed_once_for_both_graphs(bundle, monkeypatch):
     hashed = []
-    monkeypatch.setattr("runtime.inspector.check_hashes", lambda _, names: hashed.append(names))
+    monkeypatch.setattr("runtime.inside.inspector.check_hashes", lambda _, names: hashed.append(names))
     model = runtime.load(bundle, device="cpu", precision="fp16")
     assert hashed == []
     model.lens("He")

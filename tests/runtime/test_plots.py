@@ -7,8 +7,8 @@ from textwrap import dedent
 import numpy as np
 import pytest
 
-from runtime.inspection import Inspection
-from runtime.lens import Lens
+from runtime.inside.inspection import Inspection
+from runtime.inside.lens import Lens
 
 matplotlib = pytest.importorskip("matplotlib", reason="pictures need the extra plot")
 
@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.colors import to_rgb  # noqa: E402
 
 from runtime import plots  # noqa: E402
-from runtime.plots.labels import label, label_step  # noqa: E402
-from runtime.plots.lens import panels  # noqa: E402
+from runtime.inside.plots.labels import label, label_step  # noqa: E402
+from runtime.inside.plots.lens import panels  # noqa: E402
 
 TEXT = "The old house stood at the end of the lane, and nobody had lived in it since the winter;\nit was sold. "
 HOSTILE = [
@@ -518,7 +518,7 @@ def test_without_matplotlib_one_line_says_what_to_install(run_python):
         import sys
         sys.modules["matplotlib"] = None
         import numpy as np
-        from runtime.inspection import Inspection
+        from runtime.inside.inspection import Inspection
         empty = np.empty((0, 0), np.float32)
         seen = Inspection(("a",), (0,), empty, empty, np.ones((1, 1, 1, 1), np.float32), (0,), None)
         for plot in (lambda: seen.plot_attention(0, 0), seen.plot_overview):

@@ -7,7 +7,7 @@ import pytest
 
 import runtime
 from runtime.bundle.manifest import Architecture
-from runtime.summary import summarize
+from runtime.inside.summary import summarize
 
 SMALL = Architecture(
     n_layer=12,
@@ -106,4 +106,4 @@ def test_the_command_without_a_bundle_is_one_line(cli_here, tmp_path):
 
 
 def test_it_is_of_the_package(model):
-    assert isinstance(model.summary(), runtime.summary.Summary)
+    assert isinstance(model.summary(), runtime.inside.summary.Summary)

@@ -4,10 +4,10 @@ The page holds all it needs and asks the network for nothing: its Content-Securi
 style alone, by their hashes.
 """
 
-from runtime.inspection import Inspection
-from runtime.lens import Lens
-from runtime.page.contents import page_contents
-from runtime.page.document import document
+from runtime.inside.inspection import Inspection
+from runtime.inside.lens import Lens
+from runtime.inside.page.contents import page_contents
+from runtime.inside.page.document import document
 
 
 def make_page(inspection: Inspection, lens: Lens, *, model: str) -> str:
@@ -25,7 +25,7 @@ def make_page(inspection: Inspection, lens: Lens, *, model: str) -> str:
         ValueError: The inspection has no attentions, or the lens is of another text.
 
     Example:
-        >>> from runtime.page import make_page
+        >>> from runtime.inside.page import make_page
         >>> text = "It was a bright cold day"
         >>> make_page(model.inspect(text), model.lens(text), model="novelist").startswith("<!doctype html>")
         True

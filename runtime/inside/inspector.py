@@ -10,8 +10,8 @@ from runtime.bundle.same_files import same_files
 from runtime.checks import check_prompts, check_text
 from runtime.graphs.lens import LensSession
 from runtime.graphs.reference import ReferenceSession
-from runtime.inspection import Inspection, inspect_ids
-from runtime.lens import Lens, lens_ids
+from runtime.inside.inspection import Inspection, inspect_ids
+from runtime.inside.lens import Lens, lens_ids
 from runtime.ort.placement import Placement
 from runtime.text.prompts import Prompting
 

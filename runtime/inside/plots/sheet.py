@@ -11,8 +11,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from runtime.plots.colours import FAINT, INK, PAPER, TICKS, colour_map, scale
-from runtime.plots.fonts import BOLD, REGULAR, text_width
+from runtime.inside.plots.colours import FAINT, INK, PAPER, TICKS, colour_map, scale
+from runtime.inside.plots.fonts import BOLD, REGULAR, text_width
 
 MARGIN = 0.35
 HEADER = 1.3  # title, what the picture shows, and the scale

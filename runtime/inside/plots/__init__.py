@@ -7,8 +7,8 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError('pictures need matplotlib; install it: pip install "gpt2-onnx[plot]"') from error
 
-from runtime.plots.attention import plot_attention
-from runtime.plots.lens import plot_lens
-from runtime.plots.overview import plot_overview
+from runtime.inside.plots.attention import plot_attention
+from runtime.inside.plots.lens import plot_lens
+from runtime.inside.plots.overview import plot_overview
 
 __all__ = ["plot_attention", "plot_lens", "plot_overview"]

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from runtime.inspection import Inspection
-from runtime.lens import Lens
-from runtime.page.packing import hundredths, pack_layer
+from runtime.inside.inspection import Inspection
+from runtime.inside.lens import Lens
+from runtime.inside.page.packing import hundredths, pack_layer
 
 
 def page_contents(inspection: Inspection, lens: Lens) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from runtime.plots.colours import FAINT, causal, ink_on
-from runtime.plots.fonts import POINTS, text_width
-from runtime.plots.labels import label, label_step, thinned
-from runtime.plots.sheet import HEADER, MARGIN, SMALL, TEXT, draw_image, make_sheet, write, write_in
+from runtime.inside.plots.colours import FAINT, causal, ink_on
+from runtime.inside.plots.fonts import POINTS, text_width
+from runtime.inside.plots.labels import label, label_step, thinned
+from runtime.inside.plots.sheet import HEADER, MARGIN, SMALL, TEXT, draw_image, make_sheet, write, write_in
 
 MOST_CELL, MOST_SIDE = 0.6, 18.0  # inches
 ROOTED = 1.3  # inches by the root of the count: a cell between the two

@@ -8,10 +8,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from runtime.plots.colours import ACCENT, FAINT, PAPER, ink_on
-from runtime.plots.fonts import BOLD, REGULAR, text_width
-from runtime.plots.labels import counted, label
-from runtime.plots.sheet import HEADER, MARGIN, SMALL, draw_image, make_sheet, write, write_in
+from runtime.inside.plots.colours import ACCENT, FAINT, PAPER, ink_on
+from runtime.inside.plots.fonts import BOLD, REGULAR, text_width
+from runtime.inside.plots.labels import counted, label
+from runtime.inside.plots.sheet import HEADER, MARGIN, SMALL, draw_image, make_sheet, write, write_in
 from runtime.text.tokenizer import Pieces
 
 POSITIONS, MANY = 16, 512  # in a panel; twice as many of over 512, and so on
@@ -27,7 +27,7 @@ GAP, BAR = 1.5, 2.5  # points
 
 
 class Lens(Protocol):
-    """What is drawn of a `runtime.lens.Lens` of S positions."""
+    """What is drawn of a `runtime.inside.lens.Lens` of S positions."""
 
     @property
     def tokens(self) -> tuple[str, ...]: ...

@@ -66,7 +66,7 @@ class Lens:
         Raises:
             ImportError: matplotlib, the extra `plot`, is not installed.
         """
-        from runtime.plots import plot_lens
+        from runtime.inside.plots import plot_lens
 
         return plot_lens(self)
 

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import groupby
 
-from runtime.plots.fonts import has_glyph
+from runtime.inside.plots.fonts import has_glyph
 from runtime.text.tokenizer import escaped
 
 MARKS = {" ": "·", "\n": "↵", "\t": "⇥"}

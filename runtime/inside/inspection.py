@@ -82,7 +82,7 @@ class Inspection:
             ImportError: matplotlib, the extra `plot`, is not installed.
             ValueError: A layer or head that is not there, or attentions were not asked for.
         """
-        from runtime import plots
+        from runtime.inside import plots
 
         self._check_attentions("plot_attention")
         return plots.plot_attention(self.attention(layer, head), self.tokens, layer, head)
@@ -94,7 +94,7 @@ class Inspection:
             ImportError: matplotlib, the extra `plot`, is not installed.
             ValueError: Attentions were not asked for.
         """
-        from runtime import plots
+        from runtime.inside import plots
 
         self._check_attentions("plot_overview")
         return plots.plot_overview(self.attentions, self.layers)

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from runtime.plots.colours import FAINT, GAP, causal
-from runtime.plots.labels import counted
-from runtime.plots.sheet import HEADER, MARGIN, draw_image, make_sheet, write
+from runtime.inside.plots.colours import FAINT, GAP, causal
+from runtime.inside.plots.labels import counted
+from runtime.inside.plots.sheet import HEADER, MARGIN, draw_image, make_sheet, write
 
 SIDE = 11.0  # inches of the longer side, as far as a tile's bounds let
 LEAST_TILE, MOST_TILE = 0.34, 1.1

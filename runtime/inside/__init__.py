@@ -1,0 +1,1 @@
+"""What a model computes of a text, and the pictures of it."""
