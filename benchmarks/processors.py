@@ -23,7 +23,7 @@ import runtime
 from runtime.bundle.bundle import open_bundle
 from runtime.diagnosis.processor import find_processor
 from runtime.ort.corners import inexact_products
-from runtime.rounded_proof import prove_rounded
+from runtime.proof.rounded import prove_rounded
 
 LONGEST = 512  # tokens
 

@@ -54,16 +54,15 @@ __all__ = [
 if not started_as_command():  # a command says the same in one line, without a traceback
     ensure_onnxruntime()
 
-from runtime.default_model import complete
+from runtime.api import complete, load
 from runtime.diagnosis import doctor
 from runtime.engine.scoring import Score
 from runtime.inside.inspection import Inspection
 from runtime.inside.lens import Lens
 from runtime.inside.summary import Summary
-from runtime.loading import load
 from runtime.model import Model
+from runtime.session import Session
 from runtime.text.completion import Completion
 from runtime.text.logprobs import TokenLogprob
 from runtime.text.options import GenerationOptions
 from runtime.text.stream import Stream
-from runtime.text_session import Session

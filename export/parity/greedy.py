@@ -16,7 +16,7 @@ from transformers import GPT2LMHeadModel
 from runtime.bundle.manifest import Continuation
 from runtime.engine.decoding import decode_together
 from runtime.graphs.decode import DecodeSession
-from runtime.replay import greedy_tokens
+from runtime.proof.graphs import greedy_tokens
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 from runtime.text.tokenizer import Tokenizer

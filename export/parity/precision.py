@@ -27,7 +27,7 @@ from export.parity.rounding import rounded_inputs
 from runtime.engine.scoring import target_logprobs
 from runtime.graphs.decode import DecodeSession
 from runtime.graphs.state import DecodeState
-from runtime.rounded_proof import centred
+from runtime.proof.rounded import centred
 
 MOST_ROUNDING = 0.03  # over twice what trained checkpoints were seen to have
 FACTOR = 2.0  # times what rounding costs PyTorch: an untrained checkpoint's logits may be nearly nothing but noise

@@ -11,7 +11,7 @@ from export.parity.greedy import Difference, as_pytorch_has_them
 from export.parity.half import LARGEST, MOST_SHARE
 from export.parity.precision import Quality
 from runtime.bundle.manifest import Continuation, Likelihoods
-from runtime.rounded_proof import RoundedStandard
+from runtime.proof.rounded import RoundedStandard
 
 FACTOR = 2.0
 FLOOR = 1e-6

@@ -12,8 +12,8 @@ from export.parity.report import FLOOR, Row
 from export.parity.rounding import LEAST, rounded_inputs
 from runtime.bundle.bundle import Bundle
 from runtime.graphs.forward import MANY
-from runtime.rounded_proof import LAST, RoundedStandard, centred, errors
-from runtime.sketch import sketch
+from runtime.proof.rounded import LAST, RoundedStandard, centred, errors
+from runtime.proof.sketch import sketch
 
 LENGTH = MANY + 32  # tokens, where a context has as many
 

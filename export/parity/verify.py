@@ -45,7 +45,7 @@ from runtime.graphs.decode import DecodeSession, open_decode_session
 from runtime.graphs.forward import MANY
 from runtime.graphs.reference import ReferenceSession
 from runtime.ort.placement import Placement
-from runtime.rounded_proof import RoundedStandard
+from runtime.proof.rounded import RoundedStandard
 from runtime.text.tokenizer import Tokenizer
 
 Noise = dict[tuple[str, bool], float]

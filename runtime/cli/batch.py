@@ -33,11 +33,10 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit with 1 if any line was bad."""
+    from runtime.api import find_model, kept_model
     from runtime.batch_jobs import Defaults, read_jobs, run_jobs, skip_made
     from runtime.batch_output import BatchOutput, check_paths
     from runtime.checks import check_batch_size
-    from runtime.default_model import kept_model
-    from runtime.loading import find_model
     from runtime.text.options import check_settings
 
     wanted, batch_size = generation_options.given(options), check_batch_size(options.batch_size)

@@ -22,8 +22,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the continuation alone, or everything about it as JSON."""
-    from runtime.default_model import kept_model
-    from runtime.loading import find_model
+    from runtime.api import find_model, kept_model
     from runtime.text.options import check_settings
 
     wanted = generation_options.given(options)

@@ -40,8 +40,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write what was asked for, or print the lens behind the last token."""
-    from runtime.default_model import kept_model
-    from runtime.loading import find_model
+    from runtime.api import find_model, kept_model
 
     check(options)
     looked_at = read_prompt(options.text)

@@ -26,8 +26,7 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the perplexity, and over how many tokens."""
-    from runtime.default_model import kept_model
-    from runtime.loading import find_model
+    from runtime.api import find_model, kept_model
 
     text = read_utf8(options.file)
     model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)

@@ -19,10 +19,10 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from runtime.api import find_model
     from runtime.bundle.bundle import find_folder
     from runtime.bundle.manifest import read_manifest
     from runtime.inside.summary import summarize
-    from runtime.loading import find_model
 
     summary = summarize(read_manifest(find_folder(find_model(options.model))).architecture)
     print(json.dumps(summary.as_dict()) if options.json else summary)

@@ -28,9 +28,9 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Exit with 1 if anything is not as it was."""
+    from runtime.api import find_model
     from runtime.bundle.bundle import check_hash, open_bundle
     from runtime.diagnosis.choice import place
-    from runtime.loading import find_model
     from runtime.ort.placement import Placement
 
     placement, _ = place(options.device, Placement())
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
 def made_here(bundle: Any, placement: Any) -> Iterator[Any]:
     """A proof of each graph that this device has."""
-    from runtime.proof import prove, prove_lens, prove_reference
+    from runtime.proof.graphs import prove, prove_lens, prove_reference
 
     for precision in ("fp32", "fp16"):
         if bundle.manifest.has_graph("decode", precision):
@@ -83,7 +83,7 @@ def rounded_precisions(bundle: Any) -> list[str]:
 
 def made_of_rounded(bundle: Any, precision: str, placement: Any) -> Iterator[Any]:
     """A proof of each graph of int8 or int4, which are the CPU's."""
-    from runtime.rounded_proof import prove_rounded
+    from runtime.proof.rounded import prove_rounded
 
     if placement.device != "cpu":
         words = command("python", "-m", "runtime", "verify", "--model", bundle.folder)
@@ -121,7 +121,7 @@ def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
     from runtime import __version__
     from runtime.diagnosis.machine import find_gpus, visible
     from runtime.ort.install import load_onnxruntime
-    from runtime.proof import note_proof
+    from runtime.proof.graphs import note_proof
 
     cards = visible(find_gpus()[0])
     card = cards[placement.index].name if placement.index < len(cards) else str(placement)

@@ -14,7 +14,7 @@ from export.parity.refusal import failing_lines, refusal_line, settle
 from export.parity.report import Refusal, Report, Row
 from export.pipeline import export_bundle
 from runtime.bundle.bundle import open_bundle
-from runtime.rounded_proof import RoundedStandard
+from runtime.proof.rounded import RoundedStandard
 
 INT8 = Quality("int8", float32=20.0, at_once=20.1, token_by_token=20.1, agreement=1.0, rounding=0.012, most_cost=0.01)
 INT4 = replace(INT8, precision="int4", at_once=20.9, most_cost=0.1)

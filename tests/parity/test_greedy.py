@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.replay import greedy_tokens
+from runtime.proof.graphs import greedy_tokens
 
 COUNT = 128
 PROMPTS = [

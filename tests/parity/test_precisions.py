@@ -429,8 +429,8 @@ def test_complete_keeps_models_of_two_precisions_apart(precise_bundle, models, m
         loaded.append((path, options["precision"]))
         return models[options["precision"] or "fp32"]
 
-    monkeypatch.setattr("runtime.default_model._loaded", {})
-    monkeypatch.setattr("runtime.default_model.load", load)
+    monkeypatch.setattr("runtime.api._loaded", {})
+    monkeypatch.setattr("runtime.api.load", load)
     options = {"model": precise_bundle, "max_new_tokens": 24, "logprobs": 1}
     found = [runtime.complete(WAR, precision=name, **options) for name in ("int8", "fp32", "int8", "int4", "fp32")]
     assert found[0] == found[2]
@@ -441,8 +441,8 @@ def test_complete_keeps_models_of_two_precisions_apart(precise_bundle, models, m
 
 def test_complete_keeps_the_default_precision_under_its_own_name_too(precise_bundle, models, monkeypatch):
     loaded = []
-    monkeypatch.setattr("runtime.default_model._loaded", {})
-    monkeypatch.setattr("runtime.default_model.load", lambda _, **options: loaded.append(options) or models["fp32"])
+    monkeypatch.setattr("runtime.api._loaded", {})
+    monkeypatch.setattr("runtime.api.load", lambda _, **options: loaded.append(options) or models["fp32"])
     for precision in (None, "fp32", None):
         runtime.complete(WAR, model=precise_bundle, precision=precision, max_new_tokens=1)
     assert [options["precision"] for options in loaded] == [None]

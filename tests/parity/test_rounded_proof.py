@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtime.bundle.bundle import open_bundle
 from runtime.cli.main import main
-from runtime.rounded_proof import prove_rounded, read_standards
+from runtime.proof.rounded import prove_rounded, read_standards
 
 GRAPHS = [("decode", "int8"), ("prefill", "int8"), ("decode", "int4")]
 SIXTEEN_BITS = (-(2.0**15), 2.0**15 - 1)

@@ -9,8 +9,8 @@ import pytest
 import runtime
 from runtime.bundle.bundle import open_bundle
 from runtime.engine.drafting import Drafting
+from runtime.session import Session
 from runtime.text.prompts import Prompting
-from runtime.text_session import Session
 
 TURNS = [
     "It was a bright cold day",

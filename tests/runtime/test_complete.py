@@ -294,8 +294,8 @@ def test_eight_threads_at_once_get_what_one_after_the_other_gets(model, probes):
 
 
 def test_threads_that_ask_for_the_same_model_first_get_it_loaded_once(bundle_copy, probe, monkeypatch):
-    loads, load = [], runtime.default_model.load
-    monkeypatch.setattr(runtime.default_model, "load", lambda *args, **kw: loads.append(args) or load(*args, **kw))
+    loads, load = [], runtime.api.load
+    monkeypatch.setattr(runtime.api, "load", lambda *args, **kw: loads.append(args) or load(*args, **kw))
     together = threading.Barrier(4)
 
     def complete(_):

@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 
 import runtime
+from runtime.api import load
 from runtime.checks import check_device
 from runtime.diagnosis.choice import place
 from runtime.diagnosis.facts import Facts
 from runtime.diagnosis.machine import Gpu, wanted_libraries
 from runtime.errors import BundleError
-from runtime.loading import load
 from runtime.ort.placement import Placement
 from runtime.ort.sessions import captures, make_session
 
@@ -78,7 +78,7 @@ def machine(monkeypatch):
 @pytest.fixture
 def loads(monkeypatch, bundle):
     """Load the bundle, but for the model: what it would be made with."""
-    monkeypatch.setattr("runtime.loading.Model", lambda _bundle, **options: SimpleNamespace(**options))
+    monkeypatch.setattr("runtime.api.Model", lambda _bundle, **options: SimpleNamespace(**options))
     return lambda path=bundle, **options: load(path, verify=False, **options)
 
 

@@ -52,7 +52,7 @@ def called_in_examples():
 
 
 def test_there_are_examples():
-    assert {"runtime.default_model.complete", "runtime.model.Model.complete", "runtime.loading.load"} <= set(EXAMPLES)
+    assert {"runtime.api.complete", "runtime.model.model.Model.complete", "runtime.api.load"} <= set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))

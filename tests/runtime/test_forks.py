@@ -65,7 +65,7 @@ def test_children_work_whatever_the_parents_threads_are_about(forking, probe):
 
         def replace():
             while not stop.is_set():
-                runtime.default_model._loaded.clear()
+                runtime.api._loaded.clear()
                 runtime.complete(prompt, model=folder, device="cpu", max_new_tokens=2)
 
         threads = [threading.Thread(target=work) for work in [generate] * 4 + [replace]]
@@ -234,7 +234,7 @@ def test_a_pickled_model_whose_bundle_is_gone_or_another(bundle_copy, refusal, t
     loaded = runtime.load(bundle_copy.folder, device="cpu", threads=1)
     pickled = pickle.dumps(loaded)
     del loaded
-    runtime.pickled_model._unpickler._last = None
+    runtime.model.pickled._unpickler._last = None
     bundle_copy.flip_byte("onnx/decode.onnx")
     assert "was replaced since" in refusal(BundleError, pickle.loads, pickled)
     bundle_copy.folder.rename(tmp_path / "moved")

@@ -10,12 +10,12 @@ import pytest
 
 import runtime
 import runtime.cli.verify
-import runtime.proof
+import runtime.proof.graphs
 from runtime.bundle.bundle import open_bundle
 from runtime.diagnosis.machine import Gpu
 from runtime.errors import BundleError
 from runtime.ort.placement import Placement
-from runtime.proof import Proof, agreement, note_proof, prove, prove_lens, prove_reference
+from runtime.proof.graphs import Proof, agreement, note_proof, prove, prove_lens, prove_reference
 
 CPU, REHEARSED, CARD = Placement(), Placement(resident=True), Placement("cuda", 1, resident=True)
 GPUS = tuple(Gpu(name, 143_771, 143_000, "580.65.06", 9.0) for name in ("NVIDIA A100", "NVIDIA H200"))
@@ -192,14 +192,14 @@ def test_damaged_likelihoods_are_the_bundles_fault(changed, refusal, value):
 @pytest.mark.parametrize("place", [0, 7])
 def test_a_graph_whose_log_probabilities_are_no_numbers_does_not_pass(changed, monkeypatch, text, place):
     """As where float16 overflows: in one text, and from one token on."""
-    judge, texts = runtime.proof.target_logprobs, []
+    judge, texts = runtime.proof.graphs.target_logprobs, []
 
     def overflowing(*given):
         texts.append(judge(*given))
         return [nan if len(texts) == text + 1 and n >= place else one for n, one in enumerate(texts[-1])]
 
     nan, bundle = float("nan"), changed(lambda parity: parity["greedy"]["probes"].pop())
-    monkeypatch.setattr("runtime.proof.target_logprobs", overflowing)
+    monkeypatch.setattr("runtime.proof.graphs.target_logprobs", overflowing)
     assert not prove(bundle, "fp16", CPU).passed
 
 
@@ -313,11 +313,11 @@ def on_a_card(monkeypatch):
     def make(*, replayed=9, card=CARD):
         proofs = {name: Proof(name, 9, replayed, 1e-6, 2e-5) for name in ("fp32", "fp16")}
         monkeypatch.setattr("runtime.diagnosis.choice.place", lambda *_: (card, ""))
-        monkeypatch.setattr("runtime.proof.prove", lambda _bundle, precision, _placement: proofs[precision])
+        monkeypatch.setattr("runtime.proof.graphs.prove", lambda _bundle, precision, _placement: proofs[precision])
         reference = Proof("fp32", 9, replayed, 1e-6, 2e-5, "reference")
         lens = Proof("fp32", 9, 9, 1e-6, 2e-5, "lens")
-        monkeypatch.setattr("runtime.proof.prove_reference", lambda _bundle, _placement: reference)
-        monkeypatch.setattr("runtime.proof.prove_lens", lambda _bundle, _placement: lens)
+        monkeypatch.setattr("runtime.proof.graphs.prove_reference", lambda _bundle, _placement: reference)
+        monkeypatch.setattr("runtime.proof.graphs.prove_lens", lambda _bundle, _placement: lens)
         monkeypatch.setattr("runtime.diagnosis.machine.find_gpus", lambda: (GPUS, None))
         return [asdict(proof) for proof in (*proofs.values(), reference, lens)]
 

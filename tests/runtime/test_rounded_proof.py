@@ -9,8 +9,8 @@ import pytest
 from runtime.bundle.bundle import open_bundle
 from runtime.bundle.manifest import Graph
 from runtime.errors import BundleError
-from runtime.rounded_proof import RoundedProof, prove_rounded, read_standards
-from runtime.sketch import distance, sketch
+from runtime.proof.rounded import RoundedProof, prove_rounded, read_standards
+from runtime.proof.sketch import distance, sketch
 
 # sums
 

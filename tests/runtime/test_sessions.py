@@ -10,7 +10,7 @@ import pytest
 
 from runtime.engine.drafting import Drafting
 from runtime.graphs.state import DecodeState
-from runtime.text_session import Session
+from runtime.session import Session
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from runtime.inside.inspection import OUTPUTS, Inspection, check_layers, check_o
 from runtime.inside.inspector import Inspector
 from runtime.inside.lens import Lens
 from runtime.inside.summary import Summary, summarize
+from runtime.model.parts import Loading, Parts
 from runtime.ort.placement import Placement
-from runtime.parts import Loading, Parts
+from runtime.session import Session
 from runtime.text.completion import Completion
 from runtime.text.generation import Generation
 from runtime.text.options import GenerationOptions, check_settings
 from runtime.text.prompts import Prompting
 from runtime.text.stream import Stream
-from runtime.text_session import Session
 
 BATCH_SIZE = 16
 Prompts = list[str] | tuple[str, ...]

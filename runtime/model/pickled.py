@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from runtime.forks import tell_children
-from runtime.model import Model
-from runtime.parts import Loading
+from runtime.model.model import Model
+from runtime.model.parts import Loading
 
 
 class Unpickler:

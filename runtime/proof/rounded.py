@@ -16,7 +16,7 @@ from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import NAME, Manifest
 from runtime.errors import BundleError
 from runtime.graphs.decode import DecodeSession
-from runtime.sketch import SUMS, distance, sketch
+from runtime.proof.sketch import SUMS, distance, sketch
 
 FACTOR = 2.0
 LAST = 8  # positions whose logits are held against PyTorch's

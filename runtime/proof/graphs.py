@@ -16,7 +16,6 @@ from runtime.graphs.decode import DecodeSession, open_decode_session
 from runtime.graphs.lens import LensSession
 from runtime.graphs.reference import ReferenceSession
 from runtime.ort.placement import Placement
-from runtime.replay import greedy_tokens
 
 Floats = NDArray[np.float32]
 FACTOR = 2.0
@@ -156,3 +155,12 @@ def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:
     content["parity"] = {**content["parity"], "proofs": [*content["parity"].get("proofs", []), dict(proof)]}
     with whole_file(path) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def greedy_tokens(session: DecodeSession, prompt_ids: Sequence[int], count: int) -> list[int]:
+    """The `count` most likely ids behind `prompt_ids`."""
+    with session.sequence() as sequence:
+        tokens = [sequence.advance(prompt_ids)]
+        while len(tokens) < count:
+            tokens.append(sequence.advance(tokens[-1:]))
+    return tokens[:count]

@@ -1,14 +1,16 @@
-"""From a folder to a model."""
+"""`runtime.load`, from a folder to a model; `runtime.complete`, whose model is loaded at the first call and kept."""
 
 import logging
 import os
+import threading
 from pathlib import Path
+from typing import Unpack, overload
 
-import runtime.pickled_model  # noqa: F401  so that models can be pickled
 from runtime.bundle.bundle import Bundle, open_bundle, weights_verified
 from runtime.bundle.same_files import check_untouched, names_read
 from runtime.checks import (
     check_arena_extend_strategy,
+    check_device,
     check_draft_precision,
     check_flag,
     check_gpu_mem_limit,
@@ -16,17 +18,22 @@ from runtime.checks import (
     check_threads,
 )
 from runtime.diagnosis.choice import place
-from runtime.model import Model
+from runtime.model import BATCH_SIZE, Model, Prompts
 from runtime.ort.placement import Placement
+from runtime.text.completion import Completion
+from runtime.text.options import GenerationOptions, check_settings
 
 MODEL_VARIABLE = "GPT2_ONNX_MODEL"
 DEFAULT_MODEL = "models/gpt2"
 ON_CUDA = ("fp16", "fp32")  # precisions
+Folder = str | os.PathLike[str] | None
+_loaded: dict[tuple[object, ...], dict[str | None, Model]] = {}  # by folder and device, then precision; None: default
+_lock = threading.Lock()
 logger = logging.getLogger("runtime")
 
 
 def load(
-    path: str | os.PathLike[str] | None = None,
+    path: Folder = None,
     *,
     precision: str | None = None,
     draft: str | None = None,
@@ -106,6 +113,95 @@ def check_served(precision: str, draft: str | None, placement: Placement) -> str
     return check_draft_precision(draft, precision)
 
 
-def find_model(path: str | os.PathLike[str] | None) -> Path:
+def find_model(path: Folder) -> Path:
     """The folder a caller means, whether or not anything is there."""
     return Path(path or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL)
+
+
+@overload
+def complete(
+    prompt: str,
+    *,
+    model: Folder = None,
+    precision: str | None = None,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    **options: Unpack[GenerationOptions],
+) -> Completion: ...
+@overload
+def complete(
+    prompt: Prompts,
+    *,
+    model: Folder = None,
+    precision: str | None = None,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    **options: Unpack[GenerationOptions],
+) -> list[Completion]: ...
+def complete(
+    prompt: str | Prompts,
+    *,
+    model: Folder = None,
+    precision: str | None = None,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    **options: Unpack[GenerationOptions],
+) -> Completion | list[Completion]:
+    """Continue a prompt, or several side by side; the model is loaded once and kept.
+
+    Args:
+        prompt: Text, or a list of texts; an empty text starts from `<|endoftext|>`.
+        model: A bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
+        precision: `"fp32"`, `"fp16"`, `"int8"` or `"int4"`, as in `load`.
+        device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`, as in `load`.
+        batch_size: Of a list, how many prompts are under way at once, 1 to 1,024.
+        options: See `GenerationOptions`.
+
+    Returns:
+        A completion; of a list of prompts a list, in their order.
+
+    Raises:
+        BundleError: The bundle is missing, damaged, newer than this release, or not a bundle.
+        RuntimeError: CUDA was asked for and does not run here.
+        ValueError: An option out of its range, or a prompt that leaves no room in the context.
+
+    Example:
+        >>> completion = runtime.complete("It was a bright cold day", max_new_tokens=32)
+        >>> len(completion.token_ids)
+        32
+    """
+    check_settings(options)  # before a model is loaded for nothing
+    return kept_model(find_model(model), precision, device).complete(prompt, batch_size=batch_size, **options)
+
+
+def in_child() -> None:
+    """The lock may have been held by a thread that is not in the child; models know by themselves."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=in_child)
+
+
+def kept_model(path: Path, precision: str | None, device: str, gpu_mem_limit: int | None = None) -> Model:
+    folder = os.path.realpath(os.path.expanduser(path))  # noqa: PTH111  (pathlib's raises where there is no such user)
+    key = folder, check_device(device), gpu_mem_limit
+    precision = check_precision(precision)
+    with _lock:
+        kept = _loaded.setdefault(key, {})
+        forget_replaced(kept)
+        if precision is None and "fp32" in kept and kept["fp32"].device == "cpu":
+            precision = "fp32"  # the default there
+        if precision not in kept:
+            model = load(path, precision=precision, device=device, gpu_mem_limit=gpu_mem_limit)
+            kept[precision] = kept[model.precision] = model
+        return kept[precision]
+
+
+def forget_replaced(kept: dict[str | None, Model]) -> None:
+    """Models whose folder holds another bundle by now: nobody else could load that one in their place."""
+    for precision, model in list(kept.items()):
+        if model.bundle.has_successor():
+            logger.info("%s was replaced; it is loaded again", model.bundle.folder)
+            del kept[precision]

@@ -1,0 +1,6 @@
+"""A loaded bundle, and what it takes to have it in another process too."""
+
+import runtime.model.pickled  # noqa: F401  so that models can be pickled
+from runtime.model.model import BATCH_SIZE as BATCH_SIZE
+from runtime.model.model import Model as Model
+from runtime.model.model import Prompts as Prompts

@@ -1,0 +1,1 @@
+"""What verify asks: whether the graphs say on this machine what PyTorch said where the bundle was made."""
