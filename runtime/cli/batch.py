@@ -7,8 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from runtime.cli import generation_options
-from runtime.cli.arguments import add_loading, one_line, open_input
+from runtime.cli.arguments import add_generation, add_loading, given_generation, one_line, open_input
 from runtime.cli.progress import Bar, progress_bar
 from runtime.model import BATCH_SIZE
 
@@ -27,19 +26,19 @@ def add_to(commands: Any) -> None:
         "--batch-size", type=int, default=BATCH_SIZE, metavar="N", help=f"prompts side by side (default: {BATCH_SIZE})"
     )
     add_loading(parser)
-    generation_options.add_to(parser)
+    add_generation(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit with 1 if any line was bad."""
     from runtime.api import find_model, kept_model
-    from runtime.batch_jobs import Defaults, read_jobs, run_jobs, skip_made
-    from runtime.batch_output import BatchOutput, check_paths
     from runtime.checks import check_batch_size
+    from runtime.cli.job_output import BatchOutput, check_paths
+    from runtime.cli.jobs import Defaults, read_jobs, run_jobs, skip_made
     from runtime.text.options import check_settings
 
-    wanted, batch_size = generation_options.given(options), check_batch_size(options.batch_size)
+    wanted, batch_size = given_generation(options), check_batch_size(options.batch_size)
     check_settings(wanted)
     check_paths(options.file, options.output)
     with open_input(options.file) as lines:
@@ -88,7 +87,7 @@ class Speed:
 
 def count_lines(source: str) -> int | None:
     """Lines that are not empty; unknown of standard input and the like."""
-    from runtime.batch_jobs import is_empty
+    from runtime.cli.jobs import is_empty
 
     if source == "-" or not Path(source).is_file():
         return None

@@ -5,8 +5,7 @@ import json
 import sys
 from typing import Any
 
-from runtime.cli import generation_options
-from runtime.cli.arguments import add_loading, read_utf8, text
+from runtime.cli.arguments import add_generation, add_loading, given_generation, read_utf8, text
 
 
 def add_to(commands: Any) -> None:
@@ -16,7 +15,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("prompt", type=text, metavar="PROMPT", help="the text to continue; - reads standard input")
     add_loading(parser)
     parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
-    generation_options.add_to(parser)
+    add_generation(parser)
     parser.set_defaults(run=run)
 
 
@@ -25,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.api import find_model, kept_model
     from runtime.text.options import check_settings
 
-    wanted = generation_options.given(options)
+    wanted = given_generation(options)
     if "logprobs" in wanted and not options.json:
         raise ValueError("--logprobs are shown in JSON alone; add --json")
     check_settings(wanted)

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from runtime.cli import inside
+from runtime.cli import inspect_report as inside
 from runtime.cli.arguments import add_loading, text
 from runtime.cli.complete import read_prompt
 from runtime.cli.progress import progress_bar

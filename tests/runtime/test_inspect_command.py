@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.cli.inside import aligned, quoted
+from runtime.cli.inspect_report import aligned, quoted
 from runtime.inside.page import make_page
 
 TEXT = "The old house stood at the end of the"
