@@ -29,14 +29,14 @@ from seeded import ROOT
 
 import export.quantization.quantize as quantizing
 from export.architecture import describe
-from export.bundle_writer import copy_weights
+from export.bundle.writer import copy_weights
 from export.checkpoint import Checkpoint, find_checkpoint
-from export.codes import QuantizedWeights
-from export.decode_graph import build_decode_graph
-from export.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
+from export.graphs.decode import build_decode_graph
+from export.graphs.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.quantization.calibration import CALIBRATION, own_texts
+from export.quantization.codes import QuantizedWeights
 from export.quantization.recipe import RECIPES, Recipe
-from export.quantized_weights import write_quantized
+from export.weights import write_quantized
 from runtime.bundle.manifest import Architecture
 from runtime.graphs.decode import DecodeSession
 from runtime.text.logprobs import log_softmax

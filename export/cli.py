@@ -59,8 +59,8 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> None:
+    from export.bundle.staging import prepare
     from export.progress import Steps
-    from export.staging import prepare
     from runtime.errors import command
     from runtime.files import check_name
 

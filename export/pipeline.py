@@ -5,7 +5,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from export.bundle_writer import (
+from export.bundle.model_card import write_model_card
+from export.bundle.staging import staged
+from export.bundle.writer import (
     DECODE,
     copy_weights,
     make_manifest,
@@ -18,7 +20,6 @@ from export.bundle_writer import (
 )
 from export.checkpoint import Checkpoint, find_checkpoint
 from export.errors import ParityError
-from export.model_card import write_model_card
 from export.parity.refusal import failing_lines, settle
 from export.parity.report import Refusal, Report, make_table
 from export.parity.verify import Quantized, verify_bundle
@@ -26,7 +27,6 @@ from export.progress import Steps
 from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.quantize import check_quantizable, quantize_checkpoint
 from export.quantization.recipe import HALF, check_precisions, find_recipes
-from export.staging import staged
 from runtime.bundle.bundle import open_bundle
 from runtime.bundle.manifest import Graph, read_manifest
 from runtime.errors import BundleError

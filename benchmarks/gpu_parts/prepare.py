@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from export.architecture import describe
-from export.device_graph import Float32Graph, HalfGraph
-from export.graph_file import write_graph
-from export.linear import FloatLinear
+from export.graphs.device import Float32Graph, HalfGraph
+from export.graphs.linear import FloatLinear
+from export.graphs.nodes import write_graph
 from export.weights import write_weights
 
 SPREAD = 0.02  # of the biases and norms too, which new models have at 0 and 1: then they would prove nothing

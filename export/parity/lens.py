@@ -10,8 +10,8 @@ from torch import nn
 from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
-from export.memory import give_back
 from export.parity.cases import Case
+from export.parity.memory import give_back
 from export.parity.outputs import Outputs, normwise_error, pytorch_outputs, reference_outputs
 from export.parity.report import Row
 from runtime.bundle.bundle import Bundle

@@ -21,9 +21,9 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
 from export.architecture import LM_HEAD, WTE
-from export.codes import QuantizedWeights
 from export.parity.outputs import normwise_error
 from export.parity.rounding import rounded_inputs
+from export.quantization.codes import QuantizedWeights
 from runtime.engine.scoring import target_logprobs
 from runtime.graphs.decode import DecodeSession
 from runtime.graphs.state import DecodeState

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from transformers import GPT2LMHeadModel
 
-from export.codes import QuantizedWeights
 from export.parity.report import FLOOR, Row
 from export.parity.rounding import LEAST, rounded_inputs
+from export.quantization.codes import QuantizedWeights
 from runtime.bundle.bundle import Bundle
 from runtime.graphs.forward import MANY
 from runtime.proof.rounded import LAST, RoundedStandard, centred, errors

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from export.architecture import LM_HEAD, WTE
-from export.codes import QuantizedMatrix, QuantizedWeights
+from export.quantization.codes import QuantizedMatrix, QuantizedWeights
 
 Rounding = Callable[[Tensor], Tensor]
 LEAST = 1e-30  # a step is never zero

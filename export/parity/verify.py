@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
-from export.codes import QuantizedWeights
 from export.errors import ParityError
-from export.memory import give_back
 from export.parity.cases import Case, make_cases
 from export.parity.greedy import (
     PROMPTS,
@@ -24,6 +22,7 @@ from export.parity.greedy import (
 from export.parity.half import MOST_COST, half_noise, largest_activation
 from export.parity.lens import judge_lens
 from export.parity.likelihoods import as_truth, judge_likelihoods
+from export.parity.memory import give_back
 from export.parity.outputs import (
     Outputs,
     decode_outputs,
@@ -38,6 +37,7 @@ from export.parity.precision import Quality, exact_graph, judge_quality, with_we
 from export.parity.report import Refusal, Report, Row
 from export.parity.rounded import judge_rounded, measure_rounding
 from export.progress import Progress
+from export.quantization.codes import QuantizedWeights
 from export.quantization.recipe import HALF, Recipe
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import Continuation

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from export.quantization.inputs import watching
+from export.quantization.watching import watching
 
 NORMED = {"ln_1": "attn.c_attn", "ln_2": "mlp.c_fc"}  # a norm, and the one matrix that it feeds
 STRENGTH = 0.5  # 0 leaves the inputs as they are, 1 makes all channels equally large

@@ -2,7 +2,7 @@
 
 import torch
 
-from export.codes import QuantizedMatrix, as_quantized, fit_scales, round_to_codes
+from export.quantization.codes import QuantizedMatrix, as_quantized, fit_scales, round_to_codes
 
 ROWS, COLUMNS = 4096, 64  # at a time, so that what is updated stays in the cache
 

@@ -10,13 +10,13 @@ from transformers import GPT2LMHeadModel
 
 from export.architecture import LM_HEAD, WTE, inner_size
 from export.checkpoint import Checkpoint
-from export.codes import LEAST_BLOCK, QuantizedMatrix, QuantizedWeights, largest_block
 from export.errors import ExportError
 from export.progress import Progress
 from export.quantization.balance import balance
+from export.quantization.codes import LEAST_BLOCK, QuantizedMatrix, QuantizedWeights, largest_block
 from export.quantization.gptq import gptq
-from export.quantization.inputs import watching
 from export.quantization.recipe import DAMPING, Recipe
+from export.quantization.watching import watching
 
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # of a block, each a Conv1D
 CHUNK = 4  # texts in one run

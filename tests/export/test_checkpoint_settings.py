@@ -6,7 +6,7 @@ import shutil
 import pytest
 from transformers import GenerationConfig, GPT2LMHeadModel
 
-from export.bundle_writer import write_settings
+from export.bundle.writer import write_settings
 from export.checkpoint import find_checkpoint
 from export.errors import ExportError
 

@@ -14,7 +14,7 @@ import pytest
 
 OTHER_EPSILON = """
 import copy
-import export.reference_graph as graph
+import export.graphs.reference as graph
 original = graph.weightless_model
 def other(config):
     config = copy.deepcopy(config)
@@ -81,8 +81,8 @@ def test_wrong_usage_is_one_line(arguments, code, message, tmp_path):
 @pytest.mark.parametrize(
     ("defect", "seen"),
     [
-        ("import export.decode_graph as g; g.attention_scale = lambda config, layer: 0.999 / 8 ** 0.5", "decode"),
-        ("import export.decode_graph as g; g.ACTIVATIONS = {'gelu_new': 'Gelu'}", "decode"),
+        ("import export.graphs.decode as g; g.attention_scale = lambda config, layer: 0.999 / 8 ** 0.5", "decode"),
+        ("import export.graphs.decode as g; g.ACTIVATIONS = {'gelu_new': 'Gelu'}", "decode"),
         (OTHER_EPSILON, "reference"),
     ],
 )

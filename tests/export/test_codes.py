@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from export.codes import QuantizedMatrix, as_quantized, fit_scales, largest_block, round_to_codes
+from export.quantization.codes import QuantizedMatrix, as_quantized, fit_scales, largest_block, round_to_codes
 
 MICROSOFT = "com.microsoft"
 BITS = [4, 8]

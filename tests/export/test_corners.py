@@ -10,10 +10,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.codes import QuantizedMatrix, QuantizedWeights
-from export.graph_file import GraphNodes, write_graph
-from export.linear import BlockLinear, IntegerLinear
-from export.quantized_weights import write_quantized
+from export.graphs.linear import BlockLinear, IntegerLinear
+from export.graphs.nodes import GraphNodes, write_graph
+from export.quantization.codes import QuantizedMatrix, QuantizedWeights
+from export.weights import write_quantized
 from runtime.ort.placement import CPU
 from runtime.ort.sessions import make_session
 

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto
 from transformers import GPT2LMHeadModel
 
-from export.bundle_writer import write_half_graph
+from export.bundle.writer import write_half_graph
 from export.checkpoint import find_checkpoint
 from export.parity.report import Refusal
 from export.pipeline import export_bundle

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from export.codes import fit_scales
+from export.quantization.codes import fit_scales
 from export.quantization.gptq import gptq
 
 DAMPING = 0.01

@@ -8,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export.head import add_head
-from export.linear import FloatLinear
-from export.nodes import MICROSOFT, Nodes
-from export.quantized_weights import write_quantized
-from export.shortlist import CANDIDATES, certain_share, make_shortlist
-from export.weights import external_tensor
+from export.graphs.head import add_head
+from export.graphs.linear import FloatLinear
+from export.graphs.nodes import MICROSOFT, Nodes
+from export.graphs.shortlist import CANDIDATES, certain_share, make_shortlist
+from export.weights import external_tensor, write_quantized
 
 VOCABULARY, WIDTH = 700, 96
 OUTPUTS = ("next_token", "tied", "logits")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from export.staging import prepare, staged
+from export.bundle.staging import prepare, staged
 from runtime.bundle.bundle import find_folder
 from runtime.errors import BundleError
 
@@ -148,7 +148,7 @@ def living(tmp_path):
     script = """
 import sys, time
 from pathlib import Path
-from export.staging import staged
+from export.bundle.staging import staged
 with staged(Path(sys.argv[1]), force=False) as work:
     (work / "weights").write_bytes(bytes(2_500_000))
     time.sleep(120)

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from export import output_folder
+from export.bundle import output_folder
+from export.bundle.output_folder import mount_points
+from export.bundle.placing import swap
+from export.bundle.staging import prepare, staged
 from export.errors import ExportError
-from export.output_folder import mount_points
-from export.placing import swap
-from export.staging import prepare, staged
 
 OLD = {"manifest.json": "old", "config.json": "old", "onnx/old.onnx_data": "old"}
 NEW = {"manifest.json": "new", "config.json": "new", "onnx/decode.onnx": "new"}
 STAGE = """
 import json, os, sys
 from pathlib import Path
-from export.staging import staged
+from export.bundle.staging import staged
 output = Path(sys.argv[1])
 inode = output.stat().st_ino
 with staged(output, force=True) as work:

@@ -147,7 +147,7 @@ def test_whoever_watches_sees_every_failure():
 
 TOO_LARGE = """
 import numpy as np
-from export.linear import IntegerLinear
+from export.graphs.linear import IntegerLinear
 two_sided = IntegerLinear.two_sided
 def too_large(linear, nodes, rows, name):
     factor = nodes.scalar("factor", 1.5, np.float32)

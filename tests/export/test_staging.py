@@ -2,8 +2,8 @@
 
 import pytest
 
+from export.bundle.staging import staged
 from export.errors import ExportError
-from export.staging import staged
 
 
 def fill(folder, content="new"):

@@ -33,11 +33,11 @@ from rich.console import Console
 
 import runtime
 from export.cli import main as export_main
-from export.codes import QuantizedMatrix
 from export.errors import ExportError
-from export.linear import IntegerLinear
+from export.graphs.linear import IntegerLinear
 from export.pipeline import export_bundle
 from export.progress import Steps
+from export.quantization.codes import QuantizedMatrix
 from runtime.bundle.bundle import open_bundle
 from runtime.cli.main import main
 from runtime.errors import BundleError

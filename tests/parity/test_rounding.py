@@ -7,8 +7,8 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from export.codes import QuantizedMatrix, QuantizedWeights
 from export.parity.rounding import by_block, by_row, one_sided, rounded_inputs
+from export.quantization.codes import QuantizedMatrix, QuantizedWeights
 
 ROWS = torch.tensor(
     np.random.default_rng(3).normal(size=(2, 5, 24)) * [[[0.01], [1], [30], [1e-3], [0]]], dtype=torch.float64

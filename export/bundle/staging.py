@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.output_folder import check_output, home_of
-from export.placing import NEW, place, put_back
-from export.stage import locked_stage, stages_of, taken_over
+from export.bundle.output_folder import check_output, home_of
+from export.bundle.placing import NEW, place, put_back
+from export.bundle.stage import locked_stage, stages_of, taken_over
 from runtime.bundle.manifest import NAME
 from runtime.errors import command
 from runtime.files import check_name

@@ -9,7 +9,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 from transformers import GPT2Config
 
 from export.architecture import head_weight
-from export.graph_file import GraphNodes
+from export.graphs.nodes import GraphNodes
 
 
 class LensGraph(GraphNodes):

@@ -4,8 +4,8 @@ import os
 import re
 from pathlib import Path
 
+from export.bundle.placing import foreign
 from export.errors import ExportError
-from export.placing import foreign
 from runtime.bundle.manifest import NAME
 
 MOUNTS = Path("/proc/self/mountinfo")

@@ -1,11 +1,16 @@
-"""The nodes and constants of a graph under construction. A tensor is its name."""
+"""A graph under construction: nodes and constants, where a tensor is its name, and the file beside its weights."""
 
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+from export.weights import StoredTensor, external_tensor
 
 MICROSOFT = "com.microsoft"
 
@@ -45,3 +50,34 @@ class Nodes:
     def column(self, rows: str, column: int) -> str:
         """[R, 1] of rows [R, K]."""
         return self.add("Gather", f"{rows}.{column}", [rows, self.constant(f"column_{column}", [column])], axis=1)
+
+
+class GraphNodes(Nodes, ABC):
+    """The nodes of one whole graph, in the order of the forward pass. Weights have the checkpoint's names."""
+
+    name: ClassVar[str]
+    opset, ir_version = 18, 8
+
+    @abstractmethod
+    def build(self) -> None:
+        """Add every node."""
+
+    @abstractmethod
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """With their shapes."""
+
+    @abstractmethod
+    def outputs(self) -> list[onnx.ValueInfoProto]:
+        """With their shapes."""
+
+
+def write_graph(graph: GraphNodes, weights: Mapping[str, StoredTensor], path: Path) -> None:
+    """Write `graph` to `path`, its weights in files beside it."""
+    graph.build()
+    used = {name for node in graph.nodes for name in node.input}
+    initializers = [external_tensor(name, weights[name]) for name in weights if name in used]
+    initializers += graph.constants.values()
+    proto = helper.make_graph(graph.nodes, graph.name, graph.inputs(), graph.outputs(), initializers)
+    opsets = [helper.make_opsetid("", graph.opset), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(proto, opset_imports=opsets, ir_version=graph.ir_version, producer_name="gpt2-onnx")
+    onnx.save(model, path)

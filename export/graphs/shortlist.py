@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from export.codes import (
+from export.architecture import start_id
+from export.quantization.codes import (
     LEAST_BLOCK,
     MOST_BLOCK,
     QuantizedMatrix,
@@ -26,7 +27,6 @@ from export.codes import (
     largest_block,
     round_to_codes,
 )
-from export.head_inputs import head_inputs
 
 FILE = "decode.onnx_data"  # beside the decode graph
 CODES = "shortlist"
@@ -123,3 +123,20 @@ def rounding_size(scaled: Tensor) -> Tensor:
 def rounding_factor(width: int) -> float:
     """Half a step for each input, by a row's largest. Kernels that round block by block stay below that."""
     return math.sqrt(width) / 254
+
+
+TEXTS, LONGEST = 4, 64
+
+
+@torch.no_grad()
+def head_inputs(model: GPT2LMHeadModel) -> Tensor:
+    """[R, C] of a few sampled texts, always the same ones."""
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    ids, past, inputs = torch.full((TEXTS, 1), start_id(config)), None, []
+    for _ in range(min(LONGEST, config.n_positions)):
+        result = model.transformer(ids, past_key_values=past, use_cache=True)
+        past = result.past_key_values
+        inputs.append(result.last_hidden_state[:, 0])
+        ids = torch.multinomial(model.lm_head(inputs[-1]).softmax(-1), 1, generator=generator)
+    return torch.cat(inputs)

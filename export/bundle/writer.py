@@ -13,20 +13,19 @@ from transformers import PreTrainedTokenizerBase
 
 import runtime
 from export.architecture import describe
+from export.bundle.genai_config import write_genai_config
 from export.checkpoint import Checkpoint
-from export.codes import QuantizedWeights
-from export.decode_graph import build_decode_graph
-from export.device_graph import Float32Graph, HalfGraph
 from export.errors import ParityError
-from export.genai_config import write_genai_config
-from export.graph_file import write_graph
-from export.lens_graph import LensGraph
-from export.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
+from export.graphs.decode import build_decode_graph
+from export.graphs.device import Float32Graph, HalfGraph
+from export.graphs.lens import LensGraph
+from export.graphs.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
+from export.graphs.nodes import write_graph
+from export.graphs.reference import build_reference_graph
+from export.graphs.shortlist import FILE, find_shortlist
+from export.quantization.codes import QuantizedWeights
 from export.quantization.recipe import Recipe
-from export.quantized_weights import write_quantized
-from export.reference_graph import build_reference_graph
-from export.shortlist import FILE, find_shortlist
-from export.weights import StoredTensor, write_weights
+from export.weights import StoredTensor, write_quantized, write_weights
 from runtime.bundle.bundle import file_sha256
 from runtime.bundle.manifest import NAME, Architecture, FileRecord, Graph, Manifest, Source
 from runtime.graphs.forward import MANY

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from export.bundle.stage import is_stage
 from export.errors import ExportError
-from export.stage import is_stage
 from runtime.bundle.manifest import NAME, checked_path
 
 NEW, OLD, MOVES = "new", "old", "moves.json"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from export.graphs.shortlist import FILE
 from export.parity.report import Report, make_markdown
-from export.shortlist import FILE
 from runtime.bundle.manifest import Manifest
 
 CARD = """---

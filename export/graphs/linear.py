@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 from onnx import TensorProto
 
-from export.codes import QuantizedMatrix
-from export.nodes import MICROSOFT, Nodes
+from export.graphs.nodes import MICROSOFT, Nodes
+from export.quantization.codes import QuantizedMatrix
 
 INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: inputs are rounded to int8, block by block
 

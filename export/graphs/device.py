@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.architecture import attention_scale, head_weight
-from export.decode_graph import DecodeGraph
+from export.graphs.decode import DecodeGraph
 
 LOWEST = float(np.finfo(np.float32).min)
 

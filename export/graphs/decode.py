@@ -12,11 +12,10 @@ from onnx import TensorProto, helper
 from transformers import GPT2Config
 
 from export.architecture import ACTIVATIONS, WTE, attention_scale, head_weight
-from export.graph_file import GraphNodes, write_graph
-from export.head import add_head
-from export.linear import Linear
-from export.nodes import MICROSOFT
-from export.shortlist import Shortlist
+from export.graphs.head import add_head
+from export.graphs.linear import Linear
+from export.graphs.nodes import MICROSOFT, GraphNodes, write_graph
+from export.graphs.shortlist import Shortlist
 from export.weights import StoredTensor
 
 
