@@ -105,7 +105,7 @@ def novel_turns(model: runtime.Model, options: argparse.Namespace) -> Iterator[t
 
 def read_through(model: runtime.Model, ids: list[int], count: int, *, drafted: bool) -> float:
     """Seconds for the last `count` of `ids`."""
-    with model.decode_session.sequence() as state:
+    with model.decode_graph.sequence() as state:
         plain = partial(state.step, logits=False)
         step = DraftedStep(state, [PromptLookup()], (), len(ids), logits=False) if drafted else plain
         step(ids[:-count])

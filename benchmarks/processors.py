@@ -79,7 +79,7 @@ def times(folder: Path, rounds: int) -> Iterator[str]:
 
 def read_prompt(model: runtime.Model) -> float:
     """Seconds that it takes."""
-    with model.decode_session.sequence() as state:
+    with model.decode_graph.sequence() as state:
         started = time.perf_counter()
         state.advance(range(100, 100 + min(LONGEST, model.prompting.context - 1)))
         return time.perf_counter() - started

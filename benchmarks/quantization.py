@@ -37,9 +37,9 @@ from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.codes import QuantizedWeights
 from export.quantization.recipe import RECIPES, Recipe
 from export.weights import write_quantized
+from runtime.arrays import log_softmax
 from runtime.bundle.manifest import Architecture
-from runtime.graphs.decode import DecodeSession
-from runtime.text.logprobs import log_softmax
+from runtime.graphs.decode import DecodeGraph
 from runtime.text.tokenizer import Tokenizer
 
 BOOKS = ("The-War-of-the-Worlds_36", "Emma_158")
@@ -95,8 +95,8 @@ class Bench:
     def float32(self) -> Path:
         return self.folder / "onnx" / "decode.onnx"
 
-    def session(self, path: Path) -> DecodeSession:
-        return DecodeSession(path, self.architecture)
+    def session(self, path: Path) -> DecodeGraph:
+        return DecodeGraph(path, self.architecture)
 
     def compare(self, path: Path) -> list[dict[str, float]]:
         """Of each book: what it costs of perplexity, the divergence, and how often the likeliest token is the same."""
@@ -168,7 +168,7 @@ def set_accuracy_level(path: Path) -> None:
     onnx.save(proto, path)
 
 
-def compare(true: DecodeSession, session: DecodeSession, ids: list[int], context: int) -> dict[str, float]:
+def compare(true: DecodeGraph, session: DecodeGraph, ids: list[int], context: int) -> dict[str, float]:
     """In windows of one context, without overlap."""
     parts = [compare_window(true, session, ids[start : start + context]) for start in range(0, len(ids) - 1, context)]
     lost, divergence, same = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -176,7 +176,7 @@ def compare(true: DecodeSession, session: DecodeSession, ids: list[int], context
     return {"cost": cost, "divergence": float(divergence.mean()), "same": float(same.mean())}
 
 
-def compare_window(true: DecodeSession, session: DecodeSession, ids: list[int]) -> tuple[np.ndarray, ...]:
+def compare_window(true: DecodeGraph, session: DecodeGraph, ids: list[int]) -> tuple[np.ndarray, ...]:
     """Of each token: what it lost of log-probability, the divergence, and whether the likeliest is the same."""
     expected, found = (read(one, ids) for one in (true, session))
     targets = np.arange(len(ids) - 1), ids[1:]
@@ -184,7 +184,7 @@ def compare_window(true: DecodeSession, session: DecodeSession, ids: list[int]) 
     return expected[targets] - found[targets], divergence, expected.argmax(axis=1) == found.argmax(axis=1)
 
 
-def read(session: DecodeSession, ids: list[int]) -> np.ndarray:
+def read(session: DecodeGraph, ids: list[int]) -> np.ndarray:
     """Log-probabilities [S - 1, V]."""
     with session.sequence() as state:
         return log_softmax(state.read(ids[:-1], last=len(ids) - 1).logits)

@@ -57,7 +57,7 @@ def measure(bundle: Path, precision: str, counts: range, rounds: int) -> dict[in
 
 
 def turn(model: runtime.Model) -> tuple[float, float]:
-    with model.decode_session.sequence() as state:
+    with model.decode_graph.sequence() as state:
         token = state.advance(range(100, 100 + PROMPT))
         started = time.perf_counter()
         for _ in range(NEW):

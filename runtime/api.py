@@ -17,7 +17,7 @@ from runtime.checks import (
     check_precision,
     check_threads,
 )
-from runtime.diagnosis.choice import place
+from runtime.diagnosis.choice import find_placement
 from runtime.model import BATCH_SIZE, Model, Prompts
 from runtime.ort.placement import Placement
 from runtime.text.completion import Completion
@@ -95,7 +95,7 @@ def choose(device: str, asked: Placement, precision: str | None, draft: str | No
     """Where to run, and why; "auto" is the CPU for what only the CPU has."""
     if device == "auto" and (draft is not None or precision not in (None, *ON_CUDA)):
         return asked, f", which alone has {'drafts' if draft else precision}"
-    return place(device, asked)
+    return find_placement(device, asked)
 
 
 def default_precision(bundle: Bundle, placement: Placement) -> str:

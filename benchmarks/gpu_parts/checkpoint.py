@@ -9,8 +9,8 @@ from gpu_parts.plan import Plan
 from transformers import GPT2LMHeadModel
 
 from runtime.bundle.manifest import Architecture
-from runtime.diagnosis.choice import place
-from runtime.graphs.decode import DecodeSession
+from runtime.diagnosis.choice import find_placement
+from runtime.graphs.decode import DecodeGraph
 from runtime.ort.placement import Placement
 
 SIZES = {"seeded-small": {}, "seeded-tiny": {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 2048}}
@@ -37,12 +37,12 @@ class Checkpoint:
         return found.to(self.plan.device).eval()
 
     def placement(self, *, cuda_graph: bool = True) -> Placement:
-        placement, _ = place(self.plan.device, Placement(resident=True, cuda_graph=cuda_graph))
+        placement, _ = find_placement(self.plan.device, Placement(on_device=True, cuda_graph=cuda_graph))
         return placement
 
-    def session(self, precision: str, *, cuda_graph: bool = True) -> DecodeSession:
+    def session(self, precision: str, *, cuda_graph: bool = True) -> DecodeGraph:
         placement = self.placement(cuda_graph=cuda_graph)
-        return DecodeSession(self.graph(precision), self.architecture, placement=placement, threads=self.plan.threads)
+        return DecodeGraph(self.graph(precision), self.architecture, placement=placement, threads=self.plan.threads)
 
     def graph(self, precision: str) -> Path:
         return self.folder / GRAPHS[precision]

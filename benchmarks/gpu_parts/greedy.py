@@ -13,12 +13,12 @@ from gpu_parts.text_table import text_table
 from export.parity.greedy import continuation_logits, find_suspects, judge_suspect
 from export.parity.likelihoods import as_truth
 from runtime.bundle.manifest import Continuation
-from runtime.graphs.decode import DecodeSession
+from runtime.graphs.decode import DecodeGraph
 
 LENGTHS = 3, 17, 40, 64, 100, 200  # of prompts
 
 
-def greedy_piece(checkpoint: Checkpoint, session: DecodeSession, precision: str) -> Piece:
+def greedy_piece(checkpoint: Checkpoint, session: DecodeGraph, precision: str) -> Piece:
     """fp32 must say what PyTorch says; of fp16 how often it does is told, beside PyTorch's own fp16."""
     alone, together = continuations(checkpoint, session)
     float32 = OnDevice(checkpoint.model(torch.float32, "eager"), checkpoint.plan.device)
@@ -39,7 +39,7 @@ def greedy_piece(checkpoint: Checkpoint, session: DecodeSession, precision: str)
     )
 
 
-def continuations(checkpoint: Checkpoint, session: DecodeSession) -> tuple[list[Continuation], list[Continuation]]:
+def continuations(checkpoint: Checkpoint, session: DecodeGraph) -> tuple[list[Continuation], list[Continuation]]:
     """Alone, and side by side."""
     count, context = checkpoint.plan.tokens, checkpoint.architecture.n_positions
     (ids,) = checkpoint.prompts(1, sum(LENGTHS))

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from runtime.engine.decoding import PREFILL_TOKENS, decode_alone, decode_together
 from runtime.engine.drafting import Drafting
-from runtime.engine.steps import LoopedStep
-from runtime.graphs.decode import DecodeSession
+from runtime.engine.steps import DeviceStep
+from runtime.graphs.decode import DecodeGraph
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 from runtime.text.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ class Ours:
         most: New tokens at most, for which there is room.
     """
 
-    def __init__(self, session: DecodeSession, prompts: Sequence[list[int]], most: int) -> None:
+    def __init__(self, session: DecodeGraph, prompts: Sequence[list[int]], most: int) -> None:
         self.session = session
         self.prompts = prompts
         self.room = most + max(map(len, prompts))
@@ -32,7 +32,7 @@ class Ours:
         (prompt,) = self.prompts
         token_ids: list[int] = []
         with self.session.sequence(self.room) as state:
-            step = LoopedStep(state, len(prompt) + count)
+            step = DeviceStep(state, len(prompt) + count)
             while len(token_ids) < count:
                 token_ids.append(step(token_ids[-1:] or prompt)[0])
         return token_ids
@@ -54,7 +54,7 @@ class Ours:
 class OursWithText(Ours):
     """The whole of `complete`, ids to text included."""
 
-    def __init__(self, session: DecodeSession, prompts: Sequence[list[int]], most: int, tokenizer: Tokenizer) -> None:
+    def __init__(self, session: DecodeGraph, prompts: Sequence[list[int]], most: int, tokenizer: Tokenizer) -> None:
         super().__init__(session, prompts, most)
         self.tokenizer = tokenizer
         self.drafting = Drafting(exact=False)

@@ -1,4 +1,4 @@
-"""A sequence over a session of one's own, put together as `DecodeSession` does it, so that the session can be timed."""
+"""A sequence over a session of one's own, put together as `DecodeGraph` does it, so that the session can be timed."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from gpu_parts.checkpoint import Checkpoint
 from gpu_parts.rounds import seconds_of
 
 from runtime.graphs.device.cache import DeviceCache, bucket
-from runtime.graphs.device.graph import ResidentGraph
+from runtime.graphs.device.graph import DeviceGraph
 from runtime.graphs.device.runs import DeviceRuns
 from runtime.graphs.forward import Forward
 from runtime.graphs.state import DecodeState
@@ -34,5 +34,5 @@ def make_stepper(session: Any, placement: Placement, checkpoint: Checkpoint) -> 
     sizes, plan = checkpoint.architecture, checkpoint.plan
     capacity = bucket(plan.prompt + max(plan.tokens, 64) + 64, sizes.n_positions)
     cache = DeviceCache(sizes, 1, capacity, dtype=np.float16, placement=placement)
-    graph = ResidentGraph(DeviceRuns(session, placement), cache)
+    graph = DeviceGraph(DeviceRuns(session, placement), cache)
     return DecodeState(Forward(cache, graph, lambda: None))

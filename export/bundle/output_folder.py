@@ -22,16 +22,16 @@ def check_output(output: Path, *, force: bool) -> None:
 def check_replaceable(output: Path, *, force: bool) -> None:
     filled = output.is_dir() and any(not foreign(entry) for entry in output.iterdir())
     if not output.is_dir() or (filled and not (output / NAME).is_file()):
-        raise ExportError(f"{output} exists and is not a bundle; choose another --output")
+        raise ExportError(f"{output} exists and is not a bundle; choose another output")
     if filled and not force:
-        raise ExportError(f"{output} exists; choose another --output, or replace it with --force")
+        raise ExportError(f"{output} exists; choose another output, or force its replacement")
 
 
 def check_writable(folder: Path) -> None:
     if not folder.is_dir():
-        raise ExportError(f"{folder} is not a folder; choose another --output")
+        raise ExportError(f"{folder} is not a folder; choose another output")
     if not writable(folder):
-        raise ExportError(f"{folder} cannot be written to by this user; choose another --output, or make it writable")
+        raise ExportError(f"{folder} cannot be written to by this user; choose another output, or make it writable")
 
 
 def home_of(output: Path) -> Path:

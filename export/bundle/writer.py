@@ -27,7 +27,7 @@ from export.quantization.codes import QuantizedWeights
 from export.quantization.recipe import Recipe
 from export.weights import StoredTensor, write_quantized, write_weights
 from runtime.bundle.bundle import file_sha256
-from runtime.bundle.manifest import NAME, Architecture, FileRecord, Graph, Manifest, Source
+from runtime.bundle.manifest import NAME, Architecture, FileRecord, Graph, Kind, Manifest, Source
 from runtime.graphs.forward import MANY
 from runtime.ort.install import load_onnxruntime
 
@@ -83,7 +83,7 @@ def write_quantized_graphs(
     """The decode graph of a precision and, if it would ever run, a prefill graph on the same weights file."""
     precision = recipe.precision
     stored = write_quantized(weights, folder / "onnx" / f"decode_{precision}.onnx_data")
-    linears: dict[str, Linear] = {"decode": BlockLinear(weights.matrices)}
+    linears: dict[Kind, Linear] = {"decode": BlockLinear(weights.matrices)}
     if recipe.integer_prefill and checkpoint.config.n_positions >= MANY:
         linears["prefill"] = IntegerLinear(weights.matrices)
     graphs = [Graph(f"onnx/{kind}_{precision}.onnx", kind, precision) for kind in linears]

@@ -98,9 +98,7 @@ def find_checkpoint(name: str, *, revision: str | None = None, adapter: str | No
     merged = None if adapter is None else find_source(adapter)
     if (source.folder / adapters.CONFIG).is_file():
         if merged:
-            raise ExportError(
-                f"{name} holds an adapter itself, and --adapter {adapter} is another; merge one at a time"
-            )
+            raise ExportError(f"{name} holds an adapter itself, and {adapter} is another; merge one at a time")
         merged = source
         if not has_weights(source.folder):
             base, base_revision = adapters.base_of(source.folder)

@@ -38,12 +38,12 @@ class Source:
     folder: Path
 
 
-def find_source(name: str, *, revision: str | None = None, flag: str = "--revision") -> Source:
+def find_source(name: str, *, revision: str | None = None) -> Source:
     """`name` is a folder, else a Hub id; ExportError if it is neither."""
     path = Path(name).expanduser()
     if path.is_dir():
         if revision:
-            raise ExportError(f"{flag} {revision} needs a Hub id, and {name} is a folder")
+            raise ExportError(f"revision {revision} needs a Hub id, and {name} is a folder")
         return Source(path.resolve().name, "", path.resolve())
     if not HUB_ID.fullmatch(name):
         raise ExportError(f"no folder at {name}, and it is no Hub id such as gpt2 or openai-community/gpt2-medium")

@@ -15,7 +15,7 @@ from transformers import GPT2LMHeadModel
 
 from runtime.bundle.manifest import Continuation
 from runtime.engine.decoding import decode_together
-from runtime.graphs.decode import DecodeSession
+from runtime.graphs.decode import DecodeGraph
 from runtime.proof.graphs import greedy_tokens
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
@@ -49,18 +49,16 @@ class Difference:
         return self.margin < self.noise
 
 
-def continue_prompts(session: DecodeSession, prompts: Sequence[Sequence[int]], n_positions: int) -> list[Continuation]:
+def continue_prompts(session: DecodeGraph, prompts: Sequence[Sequence[int]], n_positions: int) -> list[Continuation]:
     return [continue_prompt(session, prompt[: n_positions // 2], n_positions) for prompt in prompts]
 
 
-def continue_prompt(session: DecodeSession, prompt_ids: Sequence[int], n_positions: int) -> Continuation:
+def continue_prompt(session: DecodeGraph, prompt_ids: Sequence[int], n_positions: int) -> Continuation:
     count = min(MAX_NEW_TOKENS, n_positions - len(prompt_ids))
     return Continuation(list(prompt_ids), greedy_tokens(session, prompt_ids, count))
 
 
-def continue_together(
-    session: DecodeSession, alone: Sequence[Continuation], tokenizer: Tokenizer
-) -> list[Continuation]:
+def continue_together(session: DecodeGraph, alone: Sequence[Continuation], tokenizer: Tokenizer) -> list[Continuation]:
     """As many tokens behind the same prompts, side by side."""
     generations = [
         Generation(

@@ -15,8 +15,8 @@ from export.parity.memory import give_back
 from export.parity.outputs import Outputs, normwise_error, pytorch_outputs, reference_outputs
 from export.parity.report import Row
 from runtime.bundle.bundle import Bundle
-from runtime.graphs.lens import LensSession
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.lens import LensGraph
+from runtime.graphs.reference import ReferenceGraph
 
 PLACES = 4  # the last ones of a case: all logits of all layers of GPT-2 small are 2.4 MB a place
 Floats = NDArray[Any]
@@ -37,8 +37,8 @@ def judge_lens(bundle: Bundle, checkpoint: Checkpoint, cases: Sequence[Case], tr
     give_back()  # PyTorch's, before the sessions take theirs
     noise = [max(normwise_error(*pair) for pair in layer) for layer in zip(*map(pairs, standards), strict=True)]
     architecture = bundle.manifest.architecture
-    reference = ReferenceSession(bundle.graph_path("reference"), architecture)
-    lens = LensSession(bundle.graph_path("lens"), architecture)
+    reference = ReferenceGraph(bundle.graph_path("reference"), architecture)
+    lens = LensGraph(bundle.graph_path("lens"), architecture)
     rows = []
     for case, truth, _ in standards:
         found = map(lens.logits, layers_of(reference_outputs(reference, case)))

@@ -9,8 +9,8 @@ from transformers import GPT2LMHeadModel
 
 from export.errors import ParityError
 from export.parity.cases import Case
-from runtime.graphs.decode import DecodeSession
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.decode import DecodeGraph
+from runtime.graphs.reference import ReferenceGraph
 
 Outputs = dict[str, NDArray[Any]]
 POSITION_AXIS = {"logits": 1, "hidden_states": 1, "attentions": 2}
@@ -45,7 +45,7 @@ def named_outputs(result: Any) -> Outputs:
     return outputs
 
 
-def reference_outputs(session: ReferenceSession, case: Case) -> Outputs:
+def reference_outputs(session: ReferenceGraph, case: Case) -> Outputs:
     """Each chunk fed the cache of the one before."""
     outputs: Outputs = {}
     parts = []
@@ -78,12 +78,12 @@ def full_width(name: str, array: NDArray[Any], width: int) -> NDArray[Any]:
     return np.pad(array, [(0, 0)] * 3 + [(0, width - array.shape[3])])
 
 
-def decode_outputs(session: DecodeSession, case: Case) -> Outputs:
+def decode_outputs(session: DecodeGraph, case: Case) -> Outputs:
     """What the decode graph returns of a case, in the shapes of `decoded`."""
     return side_by_side(session, case) if case.padded else one_row(session, case)
 
 
-def side_by_side(session: DecodeSession, case: Case) -> Outputs:
+def side_by_side(session: DecodeGraph, case: Case) -> Outputs:
     """Rows of different lengths, padded on the right but for their last ids, which are a step of their own."""
     rows = case.rows()
     batch = session.batch(len(rows), case.input_ids.shape[1])
@@ -94,7 +94,7 @@ def side_by_side(session: DecodeSession, case: Case) -> Outputs:
     return {"logits": logits[None].copy(), **joined}
 
 
-def one_row(session: DecodeSession, case: Case) -> Outputs:
+def one_row(session: DecodeGraph, case: Case) -> Outputs:
     """Logits behind each chunk [1, chunks, V] and the cache."""
     logits = []
     with session.sequence(case.input_ids.shape[1]) as sequence:

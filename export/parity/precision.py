@@ -25,7 +25,7 @@ from export.parity.outputs import normwise_error
 from export.parity.rounding import rounded_inputs
 from export.quantization.codes import QuantizedWeights
 from runtime.engine.scoring import target_logprobs
-from runtime.graphs.decode import DecodeSession
+from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.state import DecodeState
 from runtime.proof.rounded import centred
 
@@ -112,7 +112,7 @@ def exact_graph(path: Path) -> Iterator[Path]:
 
 
 def judge_quality(
-    session: DecodeSession,
+    session: DecodeGraph,
     model: GPT2LMHeadModel,
     weights: QuantizedWeights | None,
     texts: Ids,
@@ -152,7 +152,7 @@ def read_by_pytorch(model: GPT2LMHeadModel, texts: Ids) -> tuple[float, Ids]:
 
 
 @torch.no_grad()
-def rounding_error(session: DecodeSession, model: GPT2LMHeadModel, text: Ids) -> float:
+def rounding_error(session: DecodeGraph, model: GPT2LMHeadModel, text: Ids) -> float:
     """Of the logits of a text read all at once, each less its mean, which no probability sees."""
     truth = model(torch.from_numpy(text[None])).logits[0].numpy()
     with session.sequence() as state:
@@ -172,7 +172,7 @@ def rounding_by_pytorch(model: GPT2LMHeadModel, weights: QuantizedWeights, texts
     return max(found)
 
 
-def read_text(session: DecodeSession, ids: Sequence[int]) -> tuple[list[float], list[float], list[int]]:
+def read_text(session: DecodeGraph, ids: Sequence[int]) -> tuple[list[float], list[float], list[int]]:
     """Log-probabilities of ids[1:], read all at once and token by token; the most likely ids, token by token."""
     with session.sequence() as state:
         logits = state.read(ids[:-1], last=len(ids) - 1).logits

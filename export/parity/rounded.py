@@ -11,6 +11,7 @@ from export.parity.report import FLOOR, Row
 from export.parity.rounding import LEAST, rounded_inputs
 from export.quantization.codes import QuantizedWeights
 from runtime.bundle.bundle import Bundle
+from runtime.bundle.manifest import Kind
 from runtime.graphs.forward import MANY
 from runtime.proof.rounded import LAST, RoundedStandard, centred, errors
 from runtime.proof.sketch import sketch
@@ -19,7 +20,12 @@ LENGTH = MANY + 32  # tokens, where a context has as many
 
 
 def measure_rounding(
-    model: GPT2LMHeadModel, weights: QuantizedWeights, token_ids: Sequence[int], *, precision: str, kinds: Sequence[str]
+    model: GPT2LMHeadModel,
+    weights: QuantizedWeights,
+    token_ids: Sequence[int],
+    *,
+    precision: str,
+    kinds: Sequence[Kind],
 ) -> RoundedStandard:
     """By `model`, which is in float64 and has the codes' weights, of a text of at most `LENGTH` tokens."""
     ids = list(token_ids[:LENGTH])

@@ -40,17 +40,17 @@ from export.progress import Progress
 from export.quantization.codes import QuantizedWeights
 from export.quantization.recipe import HALF, Recipe
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import Continuation
-from runtime.graphs.decode import DecodeSession, open_decode_session
+from runtime.bundle.manifest import Continuation, Kind
+from runtime.graphs.decode import DecodeGraph, open_decode_graph
 from runtime.graphs.forward import MANY
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.reference import ReferenceGraph
 from runtime.ort.placement import Placement
 from runtime.proof.rounded import RoundedStandard
 from runtime.text.tokenizer import Tokenizer
 
 Noise = dict[tuple[str, bool], float]
 Texts = NDArray[np.int64]
-REHEARSED = Placement(resident=True)  # the state of what is under way is kept as on a device
+REHEARSED = Placement(on_device=True)  # the state of what is under way is kept as on a device
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Quantized:
     weights: QuantizedWeights
     texts: NDArray[np.int64]
 
-    def kinds(self, bundle: Bundle) -> list[str]:
+    def kinds(self, bundle: Bundle) -> list[Kind]:
         """Of its graphs."""
         return [graph.kind for graph in bundle.manifest.graphs if graph.precision == self.recipe.precision]
 
@@ -103,13 +103,13 @@ def verify_bundle(
     begin(progress, "the lens")
     rows += judge_lens(bundle, checkpoint, cases, [standard.truth for standard in standards])
     begin(progress, "the decode graph")
-    decode = open_decode_session(bundle)
+    decode = open_decode_graph(bundle)
     rows += judge_decode("decode", decode, standards, noise)
     continuations = continue_prompts(decode, prompts, architecture.n_positions)
     together = continue_together(decode, continuations, tokenizer)
     del decode
     begin(progress, "the decode graph for CUDA, on the CPU")
-    rows += judge_decode("decode_cuda", open_decode_session(bundle, placement=REHEARSED), standards, noise)
+    rows += judge_decode("decode_cuda", open_decode_graph(bundle, placement=REHEARSED), standards, noise)
     qualities, halves, rounded, refused = [], [], [], []
     if texts is not None and bundle.manifest.has_graph("decode", HALF):
         begin(progress, "PyTorch in float16, and the float16 graph")
@@ -174,7 +174,7 @@ def make_standard(case: Case, float32: Outputs, truth: Outputs) -> Standard:
 
 def judge_reference(bundle: Bundle, standards: list[Standard], noise: Noise) -> list[Row]:
     architecture = bundle.manifest.architecture
-    session = ReferenceSession(bundle.graph_path("reference"), architecture)
+    session = ReferenceGraph(bundle.graph_path("reference"), architecture)
     return [
         row
         for standard in standards
@@ -192,7 +192,7 @@ def judge_weights(
     served = measure_rounding(model, part.weights, part.texts[0].tolist(), precision=precision, kinds=kinds)
     del model
     with exact_graph(bundle.graph_path("decode", precision)) as path:
-        session = DecodeSession(path, bundle.manifest.architecture)
+        session = DecodeGraph(path, bundle.manifest.architecture)
         rows = judge_decode(f"decode {precision}", session, standards, largest_noise(standards))
     return [*rows, *judge_rounded(bundle, served)], served
 
@@ -200,7 +200,7 @@ def judge_weights(
 def judge_part(bundle: Bundle, checkpoint: Checkpoint, part: Quantized) -> Quality:
     """What a precision costs, as it is served."""
     return judge_quality(
-        open_decode_session(bundle, precision=part.recipe.precision),
+        open_decode_graph(bundle, precision=part.recipe.precision),
         checkpoint.load_model(),
         part.weights,
         part.texts,
@@ -216,14 +216,14 @@ def judge_half(
     """The float16 graph, as the CPU computes it: against PyTorch's float16, by perplexity, and how near to overflow."""
     cases, truths = [standard.case for standard in standards], [standard.truth for standard in standards]
     noise = half_noise(checkpoint.load_model(), cases, truths)
-    session = open_decode_session(bundle, precision=HALF)
+    session = open_decode_graph(bundle, precision=HALF)
     rows = judge_decode(f"decode {HALF}", session, standards, noise)
     model = checkpoint.load_model()
     largest = largest_activation(model, texts)
     return rows, judge_quality(session, model, None, texts, precision=HALF, most_cost=MOST_COST), largest
 
 
-def judge_decode(graph: str, session: DecodeSession, standards: list[Standard], noise: Noise) -> list[Row]:
+def judge_decode(graph: str, session: DecodeGraph, standards: list[Standard], noise: Noise) -> list[Row]:
     """All cases; the decode graph knows the rows of the padded one by their lengths, not by a mask."""
     return [
         row

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from export.architecture import describe, start_id
 from export.checkpoint import Checkpoint
 from export.progress import Progress
-from runtime.graphs.decode import DecodeSession
+from runtime.graphs.decode import DecodeGraph
 from runtime.text.options import Settings
 from runtime.text.sampling import Sampler
 
@@ -22,13 +22,13 @@ def own_texts(checkpoint: Checkpoint, path: Path, progress: Progress) -> NDArray
     """Texts [TEXTS, S] from the checkpoint's decode graph at `path`."""
     config = checkpoint.config
     architecture = describe(config, parameters=1)
-    session = DecodeSession(path, architecture)
+    session = DecodeGraph(path, architecture)
     length = min(LONGEST, config.n_positions)
     return sample_texts(session, start_id(config), length, lambda done: progress(f"{done} of {length} tokens"))
 
 
 def sample_texts(
-    session: DecodeSession, start_id: int, length: int, progress: Callable[[int], object]
+    session: DecodeGraph, start_id: int, length: int, progress: Callable[[int], object]
 ) -> NDArray[np.int64]:
     """Texts [TEXTS, length], each drawn from the model's own distribution behind `start_id`, always the same ones.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.bundle.external_data import external_data_locations
-from runtime.bundle.manifest import NAME, FileRecord, Manifest, read_manifest, read_object
+from runtime.bundle.manifest import NAME, FileRecord, Kind, Manifest, read_manifest, read_object
 from runtime.errors import BundleError, command
 from runtime.files import Mark, check_name, find_mark
 
@@ -33,7 +33,7 @@ class Bundle:
     manifest: Manifest
     marks: Mapping[str, Mark] = field(default_factory=dict, compare=False, repr=False)
 
-    def graph_path(self, kind: str, precision: str = "fp32") -> Path:
+    def graph_path(self, kind: Kind, precision: str = "fp32") -> Path:
         """The file of a graph, after a look at where it would read its weights from."""
         graph = self.manifest.graph(kind, precision)
         external_files(self.folder, graph.path, self.manifest)

@@ -5,13 +5,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 from runtime.errors import BundleError
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
 PARTS = {"source": dict, "architecture": dict, "graphs": list, "files": dict, "made_with": dict, "parity": dict}
+Kind = Literal["reference", "decode", "prefill", "decode_cuda", "lens"]
 T = TypeVar("T")
 
 
@@ -49,10 +50,10 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """One ONNX file: `kind` is "reference", "decode", or "prefill", which is a decode graph for many tokens at once."""
+    """One ONNX file. "prefill" is a decode graph for many tokens at once, "decode_cuda" the one for CUDA in float32."""
 
     path: str
-    kind: str
+    kind: Kind
     precision: str
 
 
@@ -99,7 +100,7 @@ class Manifest:
     parity: Mapping[str, Any] = field(default_factory=dict)
     adapter: Source | None = None
 
-    def graph(self, kind: str, precision: str = "fp32") -> Graph:
+    def graph(self, kind: Kind, precision: str = "fp32") -> Graph:
         for graph in self.graphs:
             if (graph.kind, graph.precision) == (kind, precision):
                 return graph
@@ -108,7 +109,7 @@ class Manifest:
         command = f"python -m export CHECKPOINT{added} …"
         raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}; add it: {command}")
 
-    def has_graph(self, kind: str, precision: str) -> bool:
+    def has_graph(self, kind: Kind, precision: str) -> bool:
         return any((graph.kind, graph.precision) == (kind, precision) for graph in self.graphs)
 
     def probes(self) -> list[Continuation]:
@@ -204,6 +205,7 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for name in names:
         expected = get_origin(hints[name]) or hints[name]
+        expected = str if expected is Literal else expected  # a newer bundle may have kinds of graphs that this has not
         if not isinstance(values[name], expected) or (expected is int and isinstance(values[name], bool)):
             raise TypeError(f"{kind.__name__}.{name} is {values[name]!r}, not {expected.__name__}")
     return kind(**{name: values[name] for name in names})

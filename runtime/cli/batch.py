@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
                 output.begin_again()
             tally = skip_made(jobs, output.records(), options.output)
             with progress_bar("completing", "line", total, done=tally.lines) as bar:
-                batch = model.decode_session.batch(max(1, min(batch_size, total or batch_size)))
+                batch = model.decode_graph.batch(max(1, min(batch_size, total or batch_size)))
                 for job in run_jobs(jobs, batch, Speed(bar).finished):
                     write(job, output, tally, bar)
     print(f"gpt2-onnx: {tally}, in {options.output}", file=sys.stderr)

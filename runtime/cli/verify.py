@@ -30,10 +30,10 @@ def run(options: argparse.Namespace) -> int:
     """Exit with 1 if anything is not as it was."""
     from runtime.api import find_model
     from runtime.bundle.bundle import check_hash, open_bundle
-    from runtime.diagnosis.choice import place
+    from runtime.diagnosis.choice import find_placement
     from runtime.ort.placement import Placement
 
-    placement, _ = place(options.device, Placement())
+    placement, _ = find_placement(options.device, Placement())
     bundle = open_bundle(find_model(options.model), verify=False)
     started = time.perf_counter()
     for name, record in bundle.manifest.files.items():

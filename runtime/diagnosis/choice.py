@@ -8,7 +8,7 @@ from runtime.ort.install import load_onnxruntime
 from runtime.ort.placement import Placement
 
 
-def place(device: object, asked: Placement) -> tuple[Placement, str]:
+def find_placement(device: object, asked: Placement) -> tuple[Placement, str]:
     """Where to run, with the settings of `asked`, and for "auto" why it is that, as the end of a sentence.
 
     Raises:
@@ -17,7 +17,7 @@ def place(device: object, asked: Placement) -> tuple[Placement, str]:
     kind, index = check_device(device)
     if kind == "cpu":
         return asked, ""
-    cuda = replace(asked, device="cuda", index=index, resident=True)
+    cuda = replace(asked, device="cuda", index=index, on_device=True)
     problem = cuda_problem(cuda)
     if problem is None:
         return cuda, ", as CUDA works" if kind == "auto" else ""

@@ -5,13 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from runtime.arrays import Floats, Ids
 from runtime.text.generation import Generation
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 Step = Callable[[Sequence[int]], tuple[int, Floats]]
 PREFILL_TOKENS = 512  # more in one run, padding included, is no faster
 

@@ -1,4 +1,4 @@
-"""How a text is stepped through: drafted, fed by the device itself, or an id at a time."""
+"""How a text is stepped through: drafted, by the device itself, or an id at a time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -6,8 +6,8 @@ from functools import partial
 
 from runtime.engine.decoding import Step
 from runtime.engine.drafts import DraftModel, PromptLookup
-from runtime.engine.steps import DraftedStep, Drafter, LoopedStep
-from runtime.graphs.decode import DecodeSession
+from runtime.engine.steps import DeviceStep, DraftedStep, Drafter
+from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.state import DecodeState
 from runtime.text.generation import Generation
 
@@ -21,7 +21,7 @@ class Drafting:
         session: Of a smaller model, to draft what the text itself has no draft for.
     """
 
-    def __init__(self, *, exact: bool, session: DecodeSession | None = None) -> None:
+    def __init__(self, *, exact: bool, session: DecodeGraph | None = None) -> None:
         self.exact = exact
         self.session = session
 
@@ -34,10 +34,10 @@ class Drafting:
                 drafted = DraftedStep(state, drafters, known, most, logits=not generation.plain)
                 leases.callback(drafted.settle)
                 yield drafted
-            elif state.feeds_itself and generation.plain:
-                looped = LoopedStep(state, generation.most_ids)
-                leases.callback(looped.settle)
-                yield looped
+            elif state.launches and generation.plain:
+                steps = DeviceStep(state, generation.most_ids)
+                leases.callback(steps.settle)
+                yield steps
             else:
                 yield partial(state.step, logits=not generation.plain)
 

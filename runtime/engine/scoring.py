@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arrays import log_softmax
 from runtime.graphs.forward import Answer
-from runtime.text.logprobs import log_softmax
 
 CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabulary
 

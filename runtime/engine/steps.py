@@ -7,9 +7,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arrays import Floats
 from runtime.graphs.state import DecodeState
-
-Floats = NDArray[np.float32]
 
 
 class Drafter(Protocol):
@@ -132,7 +131,7 @@ MOST_STEPS = 16  # told at a time; the first ones come alone, so that a stream b
 NO_LOGITS = np.empty(0, np.float32)
 
 
-class LoopedStep:
+class DeviceStep:
     """Greedy steps that a device takes by itself, told to the host some at a time.
 
     While the host looks at what the last steps said, the next ones are under way; what they say past the end of a text

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arrays import Floats
 from runtime.graphs.forward import Forward
-from runtime.graphs.host import Floats
 
 
 class DecodeBatch:
@@ -38,8 +38,8 @@ class DecodeBatch:
     def step(self, token_ids: Sequence[int], *, logits: bool = True) -> tuple[NDArray[np.int64], Floats]:
         """Add an id to each row; what comes then, as from `admit`. The next run overwrites it."""
         lengths = self._lengths[: self._taken]
-        ids, places = np.array(token_ids)[:, None], range(self._taken)
-        answer = self._forward.over(1).run(0, ids, lengths, lengths + 1, places, logits=logits)
+        ids, indices = np.array(token_ids)[:, None], range(self._taken)
+        answer = self._forward.over(1).run(0, ids, lengths, lengths + 1, indices, logits=logits)
         lengths += 1
         return answer.next_ids, answer.logits
 

@@ -11,16 +11,16 @@ from weakref import finalize
 import numpy as np
 
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.manifest import Architecture, Kind
 from runtime.bundle.same_files import same_files
 from runtime.errors import BundleError
 from runtime.forks import tell_children
 from runtime.graphs.batch import DecodeBatch
 from runtime.graphs.device.cache import DeviceCache, bucket, row_bucket
-from runtime.graphs.device.graph import ResidentGraph
+from runtime.graphs.device.graph import DeviceGraph
 from runtime.graphs.device.runs import DeviceRuns
 from runtime.graphs.forward import Forward
-from runtime.graphs.host import BoundGraph, KeyValueCache
+from runtime.graphs.host import HostGraph, KeyValueCache
 from runtime.graphs.state import DecodeState
 from runtime.ort.own_pages import own_pages
 from runtime.ort.placement import CPU, Placement
@@ -28,7 +28,7 @@ from runtime.ort.sessions import make_session
 
 MOST_IDLE = 4  # caches kept between calls, a row up to 75 MB for GPT-2 small; more are made when needed, and dropped
 MOST_ROWS = 1024
-RESIDENT = {"fp16"}  # precisions whose decode graph is a device's, on the CPU too
+ON_DEVICE = {"fp16"}  # precisions whose decode graph is a device's, on the CPU too
 KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -43,7 +43,7 @@ class Idle(NamedTuple):
 class Prefill:
     """The graph for many tokens at a time; `make` makes its session, or gives None, and is called once, when it must.
 
-    Caches know this and not their `DecodeSession`, which is thus gone, weights and all, as soon as nobody holds it.
+    Caches know this and not their `DecodeGraph`, which is thus gone, weights and all, as soon as nobody holds it.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -51,13 +51,13 @@ class Prefill:
         self._session: Any = None
         self._loading = threading.Lock()
 
-    def over(self, cache: KeyValueCache) -> BoundGraph | None:
+    def over(self, cache: KeyValueCache) -> HostGraph | None:
         with self._loading:
             self._session = self._session or self._make()
-        return BoundGraph(self._session, cache) if self._session else None
+        return HostGraph(self._session, cache) if self._session else None
 
 
-class DecodeSession:
+class DecodeGraph:
     """Shared by all threads; every sequence or batch under way has keys and values of its own.
 
     Args:
@@ -83,12 +83,12 @@ class DecodeSession:
                 )
 
         self._session = make(path, capture=True)
-        self._runs = DeviceRuns(self._session, placement) if placement.resident else None
+        self._runs = DeviceRuns(self._session, placement) if placement.on_device else None
         self._prefill = Prefill(partial(make, prefill_path) if prefill_path else lambda: None)
         self._architecture = architecture
         self._idle: list[Idle] = []
         self._lock = threading.RLock()  # a stream that nobody holds may be collected while this thread has it
-        tell_children(self, DecodeSession._forked)
+        tell_children(self, DecodeGraph._forked)
 
     @contextmanager
     def sequence(self, tokens: int | None = None) -> Iterator[DecodeState]:
@@ -136,46 +136,47 @@ class DecodeSession:
                     return idle.forward
         if self._runs is None:
             cache = KeyValueCache(self._architecture, rows)
-            return Forward(cache, BoundGraph(self._session, cache), partial(self._prefill.over, cache))
+            return Forward(cache, HostGraph(self._session, cache), partial(self._prefill.over, cache))
         try:
-            return self._resident(self._runs, rows, capacity)
+            return self._on_device(self._runs, rows, capacity)
         except MemoryError:
             if not self._idle:
                 raise
         self._idle.clear()  # nobody uses those
-        return self._resident(self._runs, rows, capacity)
+        return self._on_device(self._runs, rows, capacity)
 
-    def _resident(self, runs: DeviceRuns, rows: int, capacity: int) -> Forward:
+    def _on_device(self, runs: DeviceRuns, rows: int, capacity: int) -> Forward:
         kind = next(value.type for value in self._session.get_inputs() if value.name.startswith("past_key_values"))
         cache = DeviceCache(self._architecture, rows, capacity, dtype=KINDS[kind], placement=runs.placement)
-        return Forward(cache, ResidentGraph(runs, cache), lambda: None)
+        graph = DeviceGraph(runs, cache)
+        return Forward(cache, graph, lambda: None, launcher=graph)
 
     def _keep(self, idle: "Idle") -> None:
         """For the next caller; of too many the one that waited longest goes, and one that ran out of memory at once."""
-        if isinstance(idle.forward.one, ResidentGraph) and idle.forward.one.ran_out:
+        if idle.forward.one.ran_out:
             return
         with self._lock:
             self._idle.append(idle)
             del self._idle[:-MOST_IDLE]
 
 
-def open_decode_session(
+def open_decode_graph(
     bundle: Bundle,
     *,
     precision: str = "fp32",
     placement: Placement = CPU,
     threads: int | None = None,
     own: bool = False,
-) -> DecodeSession:
+) -> DecodeGraph:
     """The graphs of a bundle that generate, in a precision that it has.
 
     Args:
         own: Whether weights are to be safe from what is written into their files later, where the system can do that.
     """
     manifest = bundle.manifest
-    placement = placement.as_resident() if precision in RESIDENT else placement
-    prefill = not placement.resident and manifest.has_graph("prefill", precision)
-    return DecodeSession(
+    placement = placement.as_on_device() if precision in ON_DEVICE else placement
+    prefill = not placement.on_device and manifest.has_graph("prefill", precision)
+    return DecodeGraph(
         bundle.graph_path(decode_kind(precision, placement), precision),
         manifest.architecture,
         placement=placement,
@@ -192,26 +193,26 @@ def opened_whole(bundle: Bundle, path: Path, *, own: bool) -> Iterator[None]:
         yield
 
 
-def decode_kind(precision: str, placement: Placement) -> str:
+def decode_kind(precision: str, placement: Placement) -> Kind:
     """The kind of graph that generates there; of float16 the one graph does for both."""
-    return "decode_cuda" if placement.resident and precision == "fp32" else "decode"
+    return "decode_cuda" if placement.on_device and precision == "fp32" else "decode"
 
 
 def make_checked(
     path: Path, *, architecture: Architecture, placement: Placement, threads: int | None, capture: bool = False
 ) -> Any:
     session = make_session(path, placement=placement, threads=threads, capture=capture)
-    check_graph(session, path, architecture, resident=placement.resident)
+    check_graph(session, path, architecture, on_device=placement.on_device)
     return session
 
 
-def check_graph(session: Any, path: Path, architecture: Architecture, *, resident: bool = False) -> None:
+def check_graph(session: Any, path: Path, architecture: Architecture, *, on_device: bool = False) -> None:
     """Raise BundleError unless the graph has the manifest's layers, heads and vocabulary."""
     shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
     heads = {name: (shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("present.")}
     expected = dict.fromkeys(architecture.cache_names("present"), (architecture.n_head, architecture.head_size))
     if heads != expected or shapes.get("logits", [None])[-1] != architecture.vocab_size:
         raise BundleError(f"{path} is no decode graph of its manifest's architecture; export the bundle again")
-    for name in ("logits_indices", "token_log" if resident else "token_indices"):
+    for name in ("logits_indices", "token_log" if on_device else "token_indices"):
         if name not in shapes:
             raise BundleError(f"{path} was made by an older gpt2-onnx (it has no {name}); export the bundle again")

@@ -10,7 +10,7 @@ MANY = 128  # tokens a row; a prefill graph saves 26 ms of fewer of GPT-2 small'
 
 
 class Answer(NamedTuple):
-    """Behind P places; the next run overwrites it.
+    """What follows at P indices; the next run overwrites it.
 
     Attributes:
         next_ids: The most likely ids [P].
@@ -36,7 +36,13 @@ class Cache(Protocol):
 
 
 class Graph(Protocol):
-    """Runs over some rows of a cache."""
+    """Runs over some rows of a cache.
+
+    Attributes:
+        ran_out: Whether there was no memory for a run; what this holds may be what there is no room for.
+    """
+
+    ran_out: bool
 
     def run(
         self,
@@ -44,19 +50,38 @@ class Graph(Protocol):
         input_ids: ArrayLike,
         past_lengths: ArrayLike,
         lengths: ArrayLike,
-        places: ArrayLike,
+        indices: ArrayLike,
         *,
         logits: bool,
     ) -> Answer:
         """Add ids to the rows from `first_row` on."""
 
 
-class Forward:
-    """Both graphs over one cache; `many` makes the other, or gives None."""
+class Launcher(Protocol):
+    """Takes greedy steps by itself, while the host does something else."""
 
-    def __init__(self, cache: Cache, one: Graph, many: Callable[[], Graph | None]) -> None:
+    def launch(self, input_ids: ArrayLike, past_lengths: ArrayLike, steps: int) -> None:
+        """Begin `steps` steps over `input_ids` [B], then over what each step says."""
+
+    def collect(self) -> NDArray[np.int64]:
+        """What the steps under way said, [B, steps]; waits for them."""
+
+
+class Forward:
+    """Both graphs over one cache.
+
+    Args:
+        one: For a token a row.
+        many: Makes the graph for many tokens a row, or gives None.
+        launcher: Over the same cache, where there is any.
+    """
+
+    def __init__(
+        self, cache: Cache, one: Graph, many: Callable[[], Graph | None], launcher: Launcher | None = None
+    ) -> None:
         self.cache = cache
         self.one = one
+        self.launcher = launcher
         self._make_many = many
         self._many: Graph | None = None
 

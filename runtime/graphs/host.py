@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from runtime.arrays import Floats
 from runtime.bundle.manifest import Architecture
 from runtime.graphs.forward import Answer
 from runtime.ort.install import load_onnxruntime
-
-Floats = NDArray[np.float32]
 
 
 class KeyValueCache:
@@ -51,12 +50,14 @@ def private_arrays(count: int, shape: tuple[int, ...]) -> list[Floats]:
     return list(np.frombuffer(memory, np.float32).reshape(count, *shape))
 
 
-class BoundGraph:
+class HostGraph:
     """Runs of one session over some rows of a cache.
 
     Arrays are bound again only when a run has another shape than the last: a loop that adds a token a run writes its
     numbers in place.
     """
+
+    ran_out = False
 
     def __init__(self, session: Any, cache: KeyValueCache) -> None:
         self._session = session
@@ -73,7 +74,7 @@ class BoundGraph:
         input_ids: ArrayLike,
         past_lengths: ArrayLike,
         lengths: ArrayLike,
-        places: ArrayLike,
+        indices: ArrayLike,
         *,
         logits: bool,
     ) -> Answer:
@@ -84,11 +85,11 @@ class BoundGraph:
             input_ids: [B, S], padded on the right. Over one token a row only where B is 1 or all rows are empty.
             past_lengths: [B], tokens in each row before.
             lengths: [B], tokens in each row afterwards, without padding.
-            places: [P], where the next id is wanted, as b * S + s.
+            indices: [P], where the next id is wanted, as b * S + s.
             logits: Whether logits are wanted there too. Without, the graph need not compute all of them.
         """
         ids, after = np.asarray(input_ids, np.int64), np.asarray(lengths, np.int32)
-        asked = np.asarray(places, np.int64)
+        asked = np.asarray(indices, np.int64)
         rows, count = ids.shape
         self._bind_rows(first_row, rows)
         self._bind_shape(rows, count, len(asked), logits)
@@ -96,7 +97,7 @@ class BoundGraph:
         np.add(np.asarray(past_lengths)[:, None], np.arange(count), out=self._position_ids)  # [B, S]
         np.subtract(after, 1, out=self._seqlens_k)
         self._total_sequence_length[0] = after.max()
-        self._places[...] = asked
+        self._indices[...] = asked
         self._session.run_with_iobinding(self._binding)
         return self._answer
 
@@ -110,25 +111,25 @@ class BoundGraph:
             self._binding.bind_ortvalue_output(f"present{name}", value)
         self._bound_rows = first, rows
 
-    def _bind_shape(self, rows: int, count: int, places: int, logits: bool) -> None:
-        """Arrays for `rows` times `count` ids, and for what comes behind so many places."""
-        if self._bound_shape == (rows, count, places, logits):
+    def _bind_shape(self, rows: int, count: int, wanted: int, logits: bool) -> None:
+        """Arrays for `rows` times `count` ids, and for what follows at so many indices."""
+        if self._bound_shape == (rows, count, wanted, logits):
             return
         self._bound_shape = None
         self._input_ids = self._bind_input("input_ids", np.empty((rows, count), np.int64))
         self._position_ids = self._bind_input("position_ids", np.empty((rows, count), np.int64))
         self._seqlens_k = self._bind_input("seqlens_k", np.empty(rows, np.int32))
         asked, unasked = ("logits_indices", "token_indices") if logits else ("token_indices", "logits_indices")
-        self._places = self._bind_input(asked, np.empty(places, np.int64))
+        self._indices = self._bind_input(asked, np.empty(wanted, np.int64))
         self._bind_input(unasked, np.empty(0, np.int64))
-        shape = (places if logits else 0, self._cache.architecture.vocab_size)
+        shape = (wanted if logits else 0, self._cache.architecture.vocab_size)
         found = self._bind_output("logits", np.empty(shape, np.float32))
         self._answer = Answer(
-            self._bind_output("next_token", np.empty((places, 1), np.int64))[:, 0],
-            found if logits else found.reshape(places, 0),
-            self._bind_output("tied", np.empty((places, 1), np.bool_))[:, 0],
+            self._bind_output("next_token", np.empty((wanted, 1), np.int64))[:, 0],
+            found if logits else found.reshape(wanted, 0),
+            self._bind_output("tied", np.empty((wanted, 1), np.bool_))[:, 0],
         )
-        self._bound_shape = rows, count, places, logits
+        self._bound_shape = rows, count, wanted, logits
 
     def _bind_input(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         self._binding.bind_ortvalue_input(name, self._value(array))

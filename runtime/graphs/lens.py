@@ -7,12 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arrays import Floats, Ids
 from runtime.bundle.manifest import Architecture
 from runtime.ort.placement import CPU, Placement
 from runtime.ort.sessions import check_sizes, make_session
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 LOGITS_BYTES = 2**25  # of a run; more makes nothing faster
 
 
@@ -25,7 +24,7 @@ class Reading(NamedTuple):
     ranks: Ids
 
 
-class LensSession:
+class LensGraph:
     """One session over lens.onnx."""
 
     def __init__(

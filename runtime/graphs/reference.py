@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arrays import Floats
 from runtime.bundle.manifest import Architecture
 from runtime.ort.placement import CPU, Placement
 from runtime.ort.sessions import check_sizes, make_session
 
-Floats = NDArray[np.float32]
 Arrays = Mapping[str, Floats]
 MAPS_BYTES = 2**25  # of attention maps that a run may make
 
 
-class ReferenceSession:
+class ReferenceGraph:
     """One session over model.onnx."""
 
     def __init__(
@@ -59,22 +59,22 @@ class ReferenceSession:
         wanted = self._outputs if outputs is None else list(outputs)
         return dict(zip(wanted, self._session.run(wanted, feed), strict=True))
 
-    def read(self, token_ids: Sequence[int], places: Arrays) -> None:
-        """Write outputs of one text of S tokens to their places.
+    def read(self, token_ids: Sequence[int], arrays: Arrays) -> None:
+        """Write outputs of one text of S tokens to arrays.
 
         A long text is read in parts, each behind the keys and values of those before it, because every run makes the
         maps of all layers.
 
         Args:
             token_ids: S ids.
-            places: Zeros for what is wanted: `logits` [S, V], `hidden_states.N` [S, C], `attentions.N` [H, S, S].
+            arrays: Zeros for what is wanted: `logits` [S, V], `hidden_states.N` [S, C], `attentions.N` [H, S, S].
         """
         ids, past = np.array([token_ids]), self._empty_past(1)
         for rows in self._parts(len(token_ids)):
             kept = past if rows.stop < len(token_ids) else ()
-            found = self.run(ids[:, rows], past=past, outputs=[*places, *kept])
-            for name, place in places.items():
-                write_rows(place, found[name][0], rows)
+            found = self.run(ids[:, rows], past=past, outputs=[*arrays, *kept])
+            for name, array in arrays.items():
+                write_rows(array, found[name][0], rows)
             past = {name: found[name] for name in kept}
 
     def _parts(self, length: int) -> Iterator[slice]:
@@ -98,12 +98,12 @@ def sizes_of(architecture: Architecture) -> dict[str, int]:
     return {"logits": architecture.vocab_size, **states, **past}
 
 
-def write_rows(place: Floats, found: Floats, rows: slice) -> None:
+def write_rows(array: Floats, found: Floats, rows: slice) -> None:
     """Rows [n, …] of a text to [S, …]; or of its maps, [H, n, rows.stop], to [H, S, S]."""
     if found.ndim == 3:
-        place[:, rows, : rows.stop] = found
+        array[:, rows, : rows.stop] = found
     else:
-        place[rows] = found
+        array[rows] = found
 
 
 def position_ids(attention_mask: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from runtime.graphs.device.graph import ResidentGraph
+from runtime.arrays import Floats
 from runtime.graphs.forward import Answer, Forward
-from runtime.graphs.host import Floats
 
 
 class DecodeState:
@@ -26,27 +25,27 @@ class DecodeState:
     def read(self, token_ids: Sequence[int], *, last: int, logits: bool = True) -> Answer:
         """Run over `token_ids`; what comes behind each of the `last` ones."""
         total = self.length + len(token_ids)
-        places = range(len(token_ids) - last, len(token_ids))
+        indices = range(len(token_ids) - last, len(token_ids))
         graph = self.forward.over(len(token_ids))
-        answer = graph.run(0, [token_ids], [self.length], [total], places, logits=logits)
+        answer = graph.run(0, [token_ids], [self.length], [total], indices, logits=logits)
         self.length = total
         return answer
 
     @property
-    def feeds_itself(self) -> bool:
-        """Whether `launch` and `collect` are there."""
-        return isinstance(self.forward.one, ResidentGraph)
+    def launches(self) -> bool:
+        """Whether a device takes greedy steps by itself: `launch` and `collect`."""
+        return self.forward.launcher is not None
 
     def launch(self, token_id: int, steps: int) -> None:
         """Begin greedy steps on the device: over `token_id`, then over what each step says."""
-        assert isinstance(self.forward.one, ResidentGraph)
-        self.forward.one.launch([token_id], [self.length], steps)
+        assert self.forward.launcher
+        self.forward.launcher.launch([token_id], [self.length], steps)
         self.length += steps
 
     def collect(self) -> list[int]:
         """What the steps under way said; waits for them."""
-        assert isinstance(self.forward.one, ResidentGraph)
-        said: list[int] = self.forward.one.collect()[0].tolist()
+        assert self.forward.launcher
+        said: list[int] = self.forward.launcher.collect()[0].tolist()
         return said
 
     def rewind(self, length: int) -> None:

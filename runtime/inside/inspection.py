@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from runtime.arrays import Floats, softmax
 from runtime.bundle.manifest import Architecture
 from runtime.checks import check_count
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.reference import ReferenceGraph
 from runtime.text.tokenizer import NextToken, Pieces
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Floats = NDArray[np.float32]
 OUTPUTS = ("logits", "hidden_states", "attentions")
 
 
@@ -70,9 +69,8 @@ class Inspection:
             raise ValueError("next_tokens needs logits; ask for them: inspect(text, outputs=['logits'])")
         k = check_count("k", k, most=self.logits.shape[1])
         last = self.logits[-1].astype(np.float64)
-        exponentials = np.exp(last - last.max())
         likeliest = np.argsort(-last, kind="stable")[:k].tolist()
-        probabilities = exponentials / exponentials.sum()
+        probabilities = softmax(last)
         return [NextToken(self.pieces.piece(token), token, float(probabilities[token])) for token in likeliest]
 
     def plot_attention(self, layer: int, head: int) -> "Figure":
@@ -105,7 +103,7 @@ class Inspection:
 
 
 def inspect_ids(
-    session: ReferenceSession,
+    session: ReferenceGraph,
     pieces: Pieces,
     token_ids: Sequence[int],
     architecture: Architecture,

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from runtime.bundle.bundle import Bundle, check_hashes
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.manifest import Architecture, Kind
 from runtime.bundle.same_files import same_files
 from runtime.checks import check_prompts, check_text
-from runtime.graphs.lens import LensSession
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.lens import LensGraph
+from runtime.graphs.reference import ReferenceGraph
 from runtime.inside.inspection import Inspection, inspect_ids
 from runtime.inside.lens import Lens, lens_ids
 from runtime.ort.placement import Placement
@@ -53,18 +53,18 @@ class Inspector:
 
     def lens(self, text: str | Texts, k: int, progress: Callable[[int], object]) -> Lens | list[Lens]:
         def look(ids: list[int]) -> Lens:
-            lens, pieces = self.lens_session(), self._prompting.tokenizer
+            lens, pieces = self.lens_graph(), self._prompting.tokenizer
             return lens_ids(self.reference(), lens, pieces, ids, self._sizes, k=k, progress=progress)
 
         return self._each(text, look)
 
-    def reference(self) -> ReferenceSession:
-        return self._session("reference", ReferenceSession)
+    def reference(self) -> ReferenceGraph:
+        return self._session("reference", ReferenceGraph)
 
-    def lens_session(self) -> LensSession:
-        return self._session("lens", LensSession)
+    def lens_graph(self) -> LensGraph:
+        return self._session("lens", LensGraph)
 
-    def _session(self, kind: str, make: Callable[..., T]) -> T:
+    def _session(self, kind: Kind, make: Callable[..., T]) -> T:
         """The only one of its kind."""
         with self._making:
             if kind not in self._sessions:

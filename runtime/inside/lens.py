@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from runtime.bundle.manifest import Architecture
 from runtime.checks import check_count
-from runtime.graphs.lens import LensSession, Reading
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.lens import LensGraph, Reading
+from runtime.graphs.reference import ReferenceGraph
 from runtime.text.tokenizer import NextToken, Pieces
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Lens:
 
 
 def lens_ids(
-    reference: ReferenceSession,
-    session: LensSession,
+    reference: ReferenceGraph,
+    session: LensGraph,
     pieces: Pieces,
     token_ids: Sequence[int],
     architecture: Architecture,

@@ -11,7 +11,7 @@ from runtime.engine.decoding import decode_alone, decode_together, longest_first
 from runtime.engine.drafting import Drafting
 from runtime.engine.scoring import Score, score_ids
 from runtime.forks import leave_alone, tell_children
-from runtime.graphs.decode import DecodeSession
+from runtime.graphs.decode import DecodeGraph
 from runtime.inside.inspection import OUTPUTS, Inspection, check_layers, check_outputs
 from runtime.inside.inspector import Inspector
 from runtime.inside.lens import Lens
@@ -43,7 +43,7 @@ class Model:
         bundle: What it was loaded from.
         device: Where it runs: "cpu", or "cuda:0" and so on.
         precision: Of its decode graph.
-        loading, prompting, decode_session: Its parts, for the other modules of this package.
+        loading, prompting, decode_graph: Its parts, for the other modules of this package.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class Model:
         return (self._parts or self._ready()).prompting
 
     @property
-    def decode_session(self) -> DecodeSession:
-        return (self._parts or self._ready()).decode_session
+    def decode_graph(self) -> DecodeGraph:
+        return (self._parts or self._ready()).decode_graph
 
     @property
     def _drafting(self) -> Drafting:
@@ -193,7 +193,7 @@ class Model:
             >>> session.text
             'It was a bright cold day'
         """
-        return Session(self.decode_session.sequence(), self.prompting, self._drafting)
+        return Session(self.decode_graph.sequence(), self.prompting, self._drafting)
 
     def score(self, text: str, *, stride: int | None = None, progress: Callable[[int], object] | None = None) -> Score:
         """How likely the model finds a text, of any length from two tokens up.
@@ -219,7 +219,7 @@ class Model:
         token_ids = self.encode(text)
         if len(token_ids) < 2:
             raise ValueError(f"text must be at least 2 tokens, as the first has none before it, got {len(token_ids)}")
-        with self.decode_session.sequence() as state:
+        with self.decode_graph.sequence() as state:
             tell = progress or (lambda _: None)
             logprobs = score_ids(state, token_ids, context=context, stride=stride, progress=tell)
         return Score(tuple(token_ids), logprobs, context, stride)
@@ -317,7 +317,7 @@ class Model:
 
     def _pieces(self, generation: Generation) -> Generator[str]:
         with (
-            self.decode_session.sequence(generation.most_ids) as state,
+            self.decode_graph.sequence(generation.most_ids) as state,
             self._drafting.step(state, generation, ()) as step,
         ):
             yield from decode_alone(step, generation, generation.prompt_ids)
@@ -326,7 +326,7 @@ class Model:
         """Longest prompts first, so that those read together are of one length, or nearly."""
         if generations:
             longest = max(generation.most_ids for generation in generations)
-            batch = self.decode_session.batch(min(batch_size, len(generations)), longest)
+            batch = self.decode_graph.batch(min(batch_size, len(generations)), longest)
             for _ in decode_together(batch, longest_first(generations)):
                 pass
         return [generation.completion() for generation in generations]

@@ -7,7 +7,7 @@ from functools import partial
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.same_files import check_untouched, names_read, reopen
 from runtime.engine.drafting import Drafting
-from runtime.graphs.decode import DecodeSession, open_decode_session
+from runtime.graphs.decode import DecodeGraph, open_decode_graph
 from runtime.inside.inspector import Inspector
 from runtime.ort.placement import Placement
 from runtime.text.prompts import Prompting
@@ -21,7 +21,7 @@ class Parts:
     """What a model works with, in one process."""
 
     prompting: Prompting
-    decode_session: DecodeSession
+    decode_graph: DecodeGraph
     drafting: Drafting
     inspector: Inspector
 
@@ -38,7 +38,7 @@ class Loading:
     verify: bool = False
 
     def make(self) -> Parts:
-        open_session = partial(open_decode_session, self.bundle, placement=self.placement, own=self.verify)
+        open_session = partial(open_decode_graph, self.bundle, placement=self.placement, own=self.verify)
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
             reading = beside.submit(Prompting, self.bundle)
             session = open_session(precision=self.precision, threads=self.threads)
@@ -48,7 +48,7 @@ class Loading:
         inspector = Inspector(
             self.bundle, prompting, placement=self.placement, threads=self.threads, hash_weights=not hashed
         )
-        exact = self.precision in EXACT and not self.placement.resident
+        exact = self.precision in EXACT and not self.placement.on_device
         return Parts(prompting, session, Drafting(exact=exact, session=drafts), inspector)
 
     def again(self) -> Parts:

@@ -11,7 +11,7 @@ class Placement:
     Attributes:
         device: "cpu" or "cuda".
         index: Of the card, as CUDA counts them.
-        resident: Whether the state of what is under way stays in the device's memory. Always so on CUDA; on the CPU it
+        on_device: Whether the state of what is under way stays in the device's memory. Always so on CUDA; on the CPU it
             is what CUDA does, rehearsed.
         gpu_mem_limit: Bytes that a session's arena may take; None is all there is.
         arena_extend_strategy: ONNX Runtime's: how an arena grows; None is its default, kNextPowerOfTwo.
@@ -20,7 +20,7 @@ class Placement:
 
     device: str = "cpu"
     index: int = 0
-    resident: bool = False
+    on_device: bool = False
     gpu_mem_limit: int | None = None
     arena_extend_strategy: str | None = None
     cuda_graph: bool = True
@@ -31,8 +31,8 @@ class Placement:
     def without_cuda_graph(self) -> "Placement":
         return replace(self, cuda_graph=False)
 
-    def as_resident(self) -> "Placement":
-        return replace(self, resident=True)
+    def as_on_device(self) -> "Placement":
+        return replace(self, on_device=True)
 
     @property
     def provider(self) -> str:
@@ -47,7 +47,7 @@ class Placement:
             "device_id": str(self.index),
             "use_tf32": "0",  # float32 products of 10-bit factors are no float32
             "enable_skip_layer_norm_strict_mode": "1",  # else a fused norm sums in float16
-            "use_ep_level_unified_stream": "1",  # so that runs nobody waited for come before those behind them
+            "use_ep_level_unified_stream": "1",  # so that runs nobody waited for come before those after them
             "enable_cuda_graph": str(int(self.cuda_graph)),
         }
         if self.gpu_mem_limit is not None:

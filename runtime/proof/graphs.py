@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arrays import Floats
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import NAME, Continuation, Likelihoods, read_object
 from runtime.engine.scoring import target_logprobs
 from runtime.files import whole_file
-from runtime.graphs.decode import DecodeSession, open_decode_session
-from runtime.graphs.lens import LensSession
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.decode import DecodeGraph, open_decode_graph
+from runtime.graphs.lens import LensGraph
+from runtime.graphs.reference import ReferenceGraph
 from runtime.ort.placement import Placement
 
-Floats = NDArray[np.float32]
 FACTOR = 2.0
 FLOOR = 2e-5  # two roundings of a logit near 100 in float32
 
@@ -62,7 +62,7 @@ class Proof:
 
 def prove(bundle: Bundle, precision: str, placement: Placement) -> Proof:
     """Replay the manifest's greedy tokens by the decode graph, and hold their log-probabilities against PyTorch's."""
-    session = open_decode_session(bundle, precision=precision, placement=placement)
+    session = open_decode_graph(bundle, precision=precision, placement=placement)
     probes = bundle.manifest.probes()
     equal = sum(
         agreement(greedy_tokens(session, probe.prompt_ids, len(probe.token_ids)), probe.token_ids) for probe in probes
@@ -81,7 +81,7 @@ def prove_reference(bundle: Bundle, placement: Placement) -> Proof | None:
     manifest, likelihoods = bundle.manifest, bundle.manifest.likelihoods()
     if likelihoods is None or not manifest.has_graph("reference", "fp32"):
         return None
-    session = ReferenceSession(bundle.graph_path("reference"), manifest.architecture, placement=placement)
+    session = ReferenceGraph(bundle.graph_path("reference"), manifest.architecture, placement=placement)
     tokens, equal, errors = 0, 0, []
     for probe, truth in zip(manifest.probes(), likelihoods.logprobs, strict=False):
         logits = reference_logits(session, probe, len(truth))
@@ -96,8 +96,8 @@ def prove_lens(bundle: Bundle, placement: Placement) -> Proof | None:
     manifest, truth = bundle.manifest, bundle.manifest.lens_likelihoods()
     if truth is None or not (manifest.has_graph("lens", "fp32") and manifest.has_graph("reference", "fp32")):
         return None
-    reference = ReferenceSession(bundle.graph_path("reference"), manifest.architecture, placement=placement)
-    lens = LensSession(bundle.graph_path("lens"), manifest.architecture, placement=placement)
+    reference = ReferenceGraph(bundle.graph_path("reference"), manifest.architecture, placement=placement)
+    lens = LensGraph(bundle.graph_path("lens"), manifest.architecture, placement=placement)
     probe, allowed = manifest.probes()[0], allowed_error(truth, "fp32")
     count = min(len(probe.token_ids), *map(len, truth.logprobs))
     known = np.array([layer[:count] for layer in truth.logprobs])
@@ -106,7 +106,7 @@ def prove_lens(bundle: Bundle, placement: Placement) -> Proof | None:
 
 
 def lens_logprobs(
-    reference: ReferenceSession, lens: LensSession, probe: Continuation, shape: tuple[int, ...]
+    reference: ReferenceGraph, lens: LensGraph, probe: Continuation, shape: tuple[int, ...]
 ) -> NDArray[np.float64]:
     """[layers, tokens], of the probe's first tokens."""
     layers, count = shape
@@ -127,7 +127,7 @@ def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:
     return differing[0] if differing else len(expected)
 
 
-def decode_logits(session: DecodeSession, probe: Continuation, most: int) -> Floats:
+def decode_logits(session: DecodeGraph, probe: Continuation, most: int) -> Floats:
     """Behind the places before the probe's first tokens, `most` at most: [tokens, V]."""
     targets = probe.token_ids[:most]
     ids = [*probe.prompt_ids, *targets]
@@ -135,7 +135,7 @@ def decode_logits(session: DecodeSession, probe: Continuation, most: int) -> Flo
         return state.read(ids[:-1], last=len(targets)).logits.copy()
 
 
-def reference_logits(session: ReferenceSession, probe: Continuation, most: int) -> Floats:
+def reference_logits(session: ReferenceGraph, probe: Continuation, most: int) -> Floats:
     """The same of the reference graph."""
     targets = probe.token_ids[:most]
     outputs = session.run(np.array([[*probe.prompt_ids, *targets][:-1]]))
@@ -157,7 +157,7 @@ def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def greedy_tokens(session: DecodeSession, prompt_ids: Sequence[int], count: int) -> list[int]:
+def greedy_tokens(session: DecodeGraph, prompt_ids: Sequence[int], count: int) -> list[int]:
     """The `count` most likely ids behind `prompt_ids`."""
     with session.sequence() as sequence:
         tokens = [sequence.advance(prompt_ids)]

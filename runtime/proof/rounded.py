@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import NAME, Manifest
+from runtime.bundle.manifest import NAME, Kind, Manifest
 from runtime.errors import BundleError
-from runtime.graphs.decode import DecodeSession
+from runtime.graphs.decode import DecodeGraph
 from runtime.proof.sketch import SUMS, distance, sketch
 
 FACTOR = 2.0
@@ -36,7 +36,7 @@ class RoundedStandard:
     precision: str
     token_ids: list[int]
     sketches: Sketches
-    pytorch_errors: dict[str, dict[str, float]]
+    pytorch_errors: dict[Kind, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ def prove_rounded(bundle: Bundle, precision: str) -> Iterator[RoundedProof]:
                 yield RoundedProof(precision, kind, len(standard.token_ids), worst, shares[worst])
 
 
-def errors(bundle: Bundle, standard: RoundedStandard, kind: str) -> dict[str, float]:
+def errors(bundle: Bundle, standard: RoundedStandard, kind: Kind) -> dict[str, float]:
     """How far each tensor is from the truth here, absolute."""
-    session = DecodeSession(bundle.graph_path(kind, standard.precision), bundle.manifest.architecture)
+    session = DecodeGraph(bundle.graph_path(kind, standard.precision), bundle.manifest.architecture)
     found = read_text(session, standard.token_ids, at_once=kind == "prefill")
     return {name: distance(sketch(found[name]), truth) for name, truth in standard.sketches.items()}
 
 
-def read_text(session: DecodeSession, token_ids: list[int], *, at_once: bool) -> dict[str, Any]:
+def read_text(session: DecodeGraph, token_ids: list[int], *, at_once: bool) -> dict[str, Any]:
     """Keys, values and the last logits; half of the text token by token where it is not read at once."""
     half = len(token_ids) if at_once else len(token_ids) // 2
     with session.sequence(len(token_ids)) as state:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from runtime.arrays import Floats, log_softmax
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,3 @@ def highest(values: Floats, count: int) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     candidates = np.flatnonzero(values >= np.partition(values, -count)[-count])
     return candidates[np.lexsort((candidates, -values[candidates]))][:count]
-
-
-def log_softmax(logits: Floats) -> Floats:
-    """Log-probabilities over the last axis, in the shape of `logits`."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    logprobs: Floats = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return logprobs

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.arrays import Floats, Ids, softmax
 from runtime.text.options import Settings
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 BLOCK = 256
 
 
@@ -108,13 +107,6 @@ def inverse_cdf(probabilities: Floats, uniform: float) -> int:
     within = exact[start : start + BLOCK].cumsum() + (blocks[block - 1] if block else 0.0)
     target = min(target, np.nextafter(within[-1], 0))  # the two sums may round differently
     return start + int(np.searchsorted(within, target, side="right"))
-
-
-def softmax(scores: Floats) -> Floats:
-    """Probabilities [K] in float32."""
-    powers = np.exp(scores - scores.max())
-    probabilities: Floats = powers / powers.sum()
-    return probabilities
 
 
 FILTERS: dict[str, Callable[[Floats, Any], NDArray[np.bool_]]] = {"top_k": top_k, "top_p": top_p, "min_p": min_p}

@@ -150,7 +150,7 @@ def test_a_hub_id_is_found_in_the_cache(original, tmp_path, monkeypatch):
 
 
 def test_a_revision_needs_a_hub_id(original):
-    with pytest.raises(ExportError, match="--revision v2 needs a Hub id"):
+    with pytest.raises(ExportError, match="revision v2 needs a Hub id"):
         find_checkpoint(str(original), revision="v2")
 
 

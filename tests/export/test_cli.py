@@ -49,7 +49,7 @@ def test_it_shows_its_steps_and_a_table_and_says_what_to_do_next(checkpoint, tmp
     again = export(checkpoint, f"--output={NAME}", cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
     assert again.stderr.count("\n") == 1
-    assert "exists; choose another --output, or replace it with --force" in again.stderr
+    assert "exists; choose another output, or force its replacement" in again.stderr
     report = export(checkpoint, f"--output={NAME}", "--force", "--json", cwd=tmp_path)
     assert json.loads(report.stdout)["passed"] is True
 

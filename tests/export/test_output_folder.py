@@ -113,7 +113,7 @@ def test_a_read_only_volume_is_refused_before_the_work(volume):
     source, target = volume
     done = mounted(f"--bind -o ro {source}", target, [sys.executable, "-m", "export", ".", "--output", target])
     expected = (
-        f"gpt2-onnx-export: {target} cannot be written to by this user; choose another --output, or make it writable"
+        f"gpt2-onnx-export: {target} cannot be written to by this user; choose another output, or make it writable"
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{expected}\n")
 
@@ -135,7 +135,7 @@ def test_a_bundle_is_exported_to_a_volume(tmp_path, seeded_checkpoint):
     assert files == {"manifest.json", *open_bundle(source).manifest.files}
     again = mounted(f"--bind {source}", target, command)
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)
-    assert f"{target} exists; choose another --output, or replace it with --force" in again.stderr
+    assert f"{target} exists; choose another output, or force its replacement" in again.stderr
 
 
 def test_mount_points_are_read_as_the_kernel_writes_them(tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_other_errors_of_a_rename_are_not_hidden(tmp_path, monkeypatch):
 
 def test_an_output_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExportError, match="file is not a folder; choose another --output"):
+    with pytest.raises(ExportError, match="file is not a folder; choose another output"):
         prepare(tmp_path / "file" / "gpt2", force=True)
 
 
@@ -216,7 +216,7 @@ def test_what_this_user_may_not_write_is_refused(tmp_path, before):
         fill(output, before)
         output.chmod(0o500)
     output.parent.chmod(0o500)
-    with pytest.raises(ExportError, match="cannot be written to by this user; choose another --output"):
+    with pytest.raises(ExportError, match="cannot be written to by this user; choose another output"):
         prepare(output, force=True)
     output.parent.chmod(0o700)
 

@@ -42,7 +42,7 @@ def test_an_interrupted_replacement_leaves_the_old_bundle(tmp_path):
 
 def test_a_bundle_is_replaced_with_force_alone(tmp_path):
     fill(tmp_path / "gpt2", "old")
-    with pytest.raises(ExportError, match="exists; choose another --output, or replace it with --force"):
+    with pytest.raises(ExportError, match="exists; choose another output, or force its replacement"):
         staged(tmp_path / "gpt2", force=False).__enter__()
     with staged(tmp_path / "gpt2", force=True) as work:
         fill(work)

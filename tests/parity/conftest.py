@@ -16,8 +16,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, Repetit
 import runtime
 from export.pipeline import export_bundle
 from runtime.bundle.bundle import open_bundle
-from runtime.graphs.decode import DecodeSession
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.decode import DecodeGraph
+from runtime.graphs.reference import ReferenceGraph
 
 AXIS = {"logits": 1, "hidden_states": 1, "attentions": 2}  # of the positions
 TEXT = (
@@ -41,8 +41,8 @@ class Pair:
         self.tokenizer = GPT2TokenizerFast.from_pretrained(self.checkpoint)
         opened = open_bundle(self.bundle)
         self.architecture = opened.manifest.architecture
-        self.reference = ReferenceSession(opened.graph_path("reference"), self.architecture)
-        self.decode = DecodeSession(opened.graph_path("decode"), self.architecture)
+        self.reference = ReferenceGraph(opened.graph_path("reference"), self.architecture)
+        self.decode = DecodeGraph(opened.graph_path("decode"), self.architecture)
 
     def text_ids(self, length: int) -> np.ndarray:
         """[1, length] ids of English text."""

@@ -12,10 +12,10 @@ from transformers import GPT2LMHeadModel
 
 from export.pipeline import export_bundle
 from runtime.bundle.bundle import open_bundle
-from runtime.graphs.decode import open_decode_session
+from runtime.graphs.decode import open_decode_graph
 from runtime.ort.placement import Placement
 
-REHEARSED = Placement(resident=True)
+REHEARSED = Placement(on_device=True)
 KINDS = {"fp32": torch.float32, "fp16": torch.float16}
 FLOOR = 1e-6
 GPT2S = [
@@ -35,7 +35,7 @@ def tiny(request, tmp_path_factory, seeded_checkpoint):
     assert export_bundle(str(checkpoint), folder / "bundle", precisions=("fp32", "fp16")).passed
     opened = open_bundle(folder / "bundle")
     models = {kind: load_model(checkpoint, kind) for kind in (*KINDS.values(), torch.float64)}
-    sessions = {name: open_decode_session(opened, precision=name, placement=REHEARSED, threads=1) for name in KINDS}
+    sessions = {name: open_decode_graph(opened, precision=name, placement=REHEARSED, threads=1) for name in KINDS}
     made = SimpleNamespace(sessions=sessions, models=models, config=models[torch.float64].config)
     made.noise = {name: find_noise(made, kind) for name, kind in KINDS.items()}
     return made

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import runtime
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.reference import ReferenceGraph
 
 TEXTS = ["He opened the letter slowly and", "It", "In the year 1897 the city of London was asleep; nobody heard him."]
 
@@ -22,7 +22,7 @@ def split(length, rows):
 def test_every_array_is_pytorchs(make_pair, pytorch, names, monkeypatch, changes, rows):
     pair = make_pair(**changes)
     if rows:
-        monkeypatch.setattr(ReferenceSession, "_parts", lambda _, length: split(length, rows))
+        monkeypatch.setattr(ReferenceGraph, "_parts", lambda _, length: split(length, rows))
     model = runtime.load(pair.bundle, device="cpu", threads=1, verify=False)
     for text, seen in zip(TEXTS, model.inspect(TEXTS), strict=True):
         truth = names(pytorch(pair.truth, np.array([pair.tokenizer(text)["input_ids"]])))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import runtime
-from runtime.text.logprobs import log_softmax
+from runtime.arrays import log_softmax
 
 PROMPTS = ["It was a bright cold day", "", "She", "There was no possibility of taking a walk that day", "CHAPTER I"]
 CHOICES = [

@@ -41,7 +41,7 @@ from export.quantization.codes import QuantizedMatrix
 from runtime.bundle.bundle import open_bundle
 from runtime.cli.main import main
 from runtime.errors import BundleError
-from runtime.graphs.decode import DecodeSession, open_decode_session
+from runtime.graphs.decode import DecodeGraph, open_decode_graph
 
 PRECISIONS = ["int8", "int4"]
 INPUTS = 0.03
@@ -106,7 +106,7 @@ def session_of(bundle, *kinds, precision, threads=1):
     opened = open_bundle(bundle, verify=False)
     paths = [opened.graph_path(kind, precision) for kind in kinds]
     prefill = paths[1] if paths[1:] else None
-    return DecodeSession(paths[0], opened.manifest.architecture, threads=threads, prefill_path=prefill)
+    return DecodeGraph(paths[0], opened.manifest.architecture, threads=threads, prefill_path=prefill)
 
 
 def read_at_once(session, ids):
@@ -128,7 +128,7 @@ def readings(precise, precise_bundle):
         ids = precise.ids(text)
         expected = pytorch_logits(precise.float32, ids)
         for name in PRECISIONS:
-            session = open_decode_session(opened, precision=name, threads=1)
+            session = open_decode_graph(opened, precision=name, threads=1)
             ways = {"at once": read_at_once(session, ids), "token by token": read_by_token(session, ids)}
             found[title, name] = SimpleNamespace(ids=ids, expected=expected, ways=ways)
     return found
@@ -358,7 +358,7 @@ def test_int8_reads_128_tokens_and_more_by_the_prefill_graph(precise, precise_bu
 def test_a_loaded_int8_model_has_the_prefill_graph(precise, precise_bundle, models):
     ids = precise.ids(WAR)
     expected = read_at_once(session_of(precise_bundle, "decode", "prefill", precision="int8"), ids)
-    np.testing.assert_array_equal(read_at_once(models["int8"].decode_session, ids), expected)
+    np.testing.assert_array_equal(read_at_once(models["int8"].decode_graph, ids), expected)
 
 
 # what a model in a precision does
@@ -548,7 +548,7 @@ def test_a_gpt2_of_any_kind_is_exported(tiny, precise):
     ids = precise.ids(EMMA)[: original.config.n_positions]
     opened = open_bundle(bundle)
     for precision in PRECISIONS:
-        session = open_decode_session(opened, precision=precision, threads=1)
+        session = open_decode_graph(opened, precision=precision, threads=1)
         stored = pytorch_logits(as_stored(original, bundle / "onnx" / f"decode_{precision}.onnx"), ids)
         for logits in (read_at_once(session, ids), read_by_token(session, ids)):
             assert off(logits, stored) < INPUTS

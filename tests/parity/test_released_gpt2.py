@@ -11,7 +11,7 @@ import pytest
 
 import runtime
 from runtime.bundle.bundle import open_bundle
-from runtime.graphs.reference import ReferenceSession
+from runtime.graphs.reference import ReferenceGraph
 
 pytestmark = [pytest.mark.hub, pytest.mark.slow]
 
@@ -51,7 +51,7 @@ def test_shapes_and_the_attention_of_layer_0_head_11(gpt2):
     bundle = open_bundle(gpt2)
     architecture = bundle.manifest.architecture
     assert architecture.parameters == 124_439_808
-    session = ReferenceSession(bundle.graph_path("reference"), architecture)
+    session = ReferenceGraph(bundle.graph_path("reference"), architecture)
     outputs = session.run(np.array([IDS]))
     assert outputs["logits"].shape == (1, 7, 50257)
     assert [outputs[f"hidden_states.{n}"].shape for n in range(13)] == [(1, 7, 768)] * 13

@@ -366,7 +366,7 @@ def test_an_empty_prompt_in_a_list_is_named_where_nothing_is_there_to_start_from
 
 
 def test_one_bad_prompt_and_none_is_completed(model, refusal, monkeypatch):
-    monkeypatch.setattr(model.decode_session, "batch", lambda *_: pytest.fail("something was run"))
+    monkeypatch.setattr(model.decode_graph, "batch", lambda *_: pytest.fail("something was run"))
     refusal(TypeError, model.complete, ["It was", None])
     refusal(ValueError, model.complete, ["It was", "\ud800"])
 

@@ -99,7 +99,7 @@ def test_no_more_caches_are_kept_than_a_few(fresh, probes):
         next(each)
     for each in opened:
         each.close()
-    assert len(fresh.decode_session._idle) <= 4
-    assert len(set(map(id, fresh.decode_session._idle))) == len(fresh.decode_session._idle)
+    assert len(fresh.decode_graph._idle) <= 4
+    assert len(set(map(id, fresh.decode_graph._idle))) == len(fresh.decode_graph._idle)
     for probe in probes:
         assert fresh.complete(probe.prompt, max_new_tokens=20).token_ids == probe.token_ids[:20]

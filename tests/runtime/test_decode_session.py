@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from runtime.bundle.bundle import open_bundle
-from runtime.graphs.decode import DecodeSession
+from runtime.graphs.decode import DecodeGraph
 
 
 @pytest.fixture
 def session(bundle):
     opened = open_bundle(bundle, verify=False)
-    return DecodeSession(opened.graph_path("decode"), opened.manifest.architecture, threads=1)
+    return DecodeGraph(opened.graph_path("decode"), opened.manifest.architecture, threads=1)
 
 
 def replay(sequence, probe, count, *, chunk):

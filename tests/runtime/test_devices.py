@@ -12,7 +12,7 @@ import pytest
 import runtime
 from runtime.api import load
 from runtime.checks import check_device
-from runtime.diagnosis.choice import place
+from runtime.diagnosis.choice import find_placement
 from runtime.diagnosis.facts import Facts
 from runtime.diagnosis.machine import Gpu, wanted_libraries
 from runtime.errors import BundleError
@@ -95,15 +95,15 @@ def refuses(said):
 def test_a_device_that_computes_is_taken(machine, device, kind, index):
     asked = Placement(gpu_mem_limit=2**30, arena_extend_strategy="kSameAsRequested", cuda_graph=False)
     fake = machine()
-    placement, why = place(device, asked)
-    assert placement == replace(asked, device=kind, index=index, resident=kind == "cuda")
+    placement, why = find_placement(device, asked)
+    assert placement == replace(asked, device=kind, index=index, on_device=kind == "cuda")
     assert why == (", as CUDA works" if device == "auto" else "")
     assert len(fake.sessions) == (kind == "cuda")
 
 
 def test_cuda_is_tried_with_the_settings_that_it_will_have_but_captures_nothing(machine):
     fake = machine()
-    place("cuda:1", Placement(gpu_mem_limit=2**30))
+    find_placement("cuda:1", Placement(gpu_mem_limit=2**30))
     ((_, provider, options),) = fake.sessions
     assert provider == CUDA
     assert (options["device_id"], options["gpu_mem_limit"], options["enable_cuda_graph"]) == ("1", "1073741824", "0")
@@ -115,7 +115,7 @@ def test_cuda_is_tried_with_the_settings_that_it_will_have_but_captures_nothing(
 def test_another_device_is_refused_before_anything_is_tried(machine, refusal, device):
     fake = machine()
     message = f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', N from 0 up, got {device!r}"
-    assert refusal(ValueError, place, device, Placement()) == message
+    assert refusal(ValueError, find_placement, device, Placement()) == message
     assert refusal(ValueError, load, "no such folder", device=device) == message
     assert fake.sessions == []
 
@@ -163,15 +163,15 @@ CAUSES = {
 def test_cuda_that_does_not_compute_has_its_cause_and_what_mends_it_in_one_line(machine, refusal, change, reason):
     machine(replace(ON_GPU, **change), error=refuses("CUDA failure 999:\n unknown error"))
     asked = f"device must be one that works here, got 'cuda': {reason}"
-    assert refusal(RuntimeError, place, "cuda", Placement()) == asked
+    assert refusal(RuntimeError, find_placement, "cuda", Placement()) == asked
     assert refusal(RuntimeError, load, "no such folder", device="cuda") == asked
-    assert place("auto", Placement()) == (Placement(), f", as CUDA does not: {reason}")
+    assert find_placement("auto", Placement()) == (Placement(), f", as CUDA does not: {reason}")
 
 
 def test_of_several_causes_the_first_is_told_and_how_many_more(machine):
     facts = replace(ON_GPU, gpus=(replace(H200, driver="470.1", compute_capability=6.1),), libraries={"libx.so": None})
     machine(facts, error=refuses("CUDA failure 35"))
-    _, why = place("auto", Placement())
+    _, why = find_placement("auto", Placement())
     assert "the NVIDIA driver is 470.1" in why
     assert why.endswith(f"update the driver to 580 or newer (2 more: {DOCTOR})")
 
@@ -179,28 +179,28 @@ def test_of_several_causes_the_first_is_told_and_how_many_more(machine):
 @pytest.mark.parametrize(("index", "cards", "last"), [(1, 1, 0), (7, 4, 3), (4, 4, 3)])
 def test_a_card_that_is_not_there_is_told_with_those_that_are(machine, refusal, index, cards, last):
     machine(replace(ON_GPU, gpus=(H200,) * cards), error=refuses("CUDA failure 101: invalid device ordinal"))
-    message = refusal(RuntimeError, place, f"cuda:{index}", Placement())
+    message = refusal(RuntimeError, find_placement, f"cuda:{index}", Placement())
     assert message.endswith(f"got 'cuda:{index}': there is no card {index}, only 0 to {last}; choose one of those")
 
 
 def test_a_session_that_fell_back_is_no_cuda(machine):
     machine(got=[CPU])
-    _, why = place("auto", Placement())
+    _, why = find_placement("auto", Placement())
     assert why == f", as CUDA does not: a session for it runs on {CPU} instead; {DOCTOR}"
 
 
 def test_an_onnx_runtime_without_cuda_is_told_with_the_command_that_changes_it(machine, refusal):
     fake = machine(available=[CPU])
     mends = 'this ONNX Runtime is built without CUDA; pip uninstall -y onnxruntime && pip install "gpt2-onnx[gpu]"'
-    assert refusal(RuntimeError, place, "cuda", Placement()).endswith(f"got 'cuda': {mends}")
-    assert place("auto", Placement()) == (Placement(), f", as CUDA does not: {mends}")
+    assert refusal(RuntimeError, find_placement, "cuda", Placement()).endswith(f"got 'cuda': {mends}")
+    assert find_placement("auto", Placement()) == (Placement(), f", as CUDA does not: {mends}")
     assert fake.sessions == []
 
 
 # what a session is told
 
 MODEL = Path("decode.onnx")
-ON_CUDA = Placement("cuda", 2, resident=True)
+ON_CUDA = Placement("cuda", 2, on_device=True)
 TOLD = {
     "device_id": "2",
     "use_tf32": "0",
@@ -233,7 +233,7 @@ def test_cuda_is_told_to_compute_exactly_and_to_capture_only_where_asked(machine
     assert captures(session) == (told.get("enable_cuda_graph") == "1")
 
 
-@pytest.mark.parametrize("placement", [Placement(), Placement(resident=True, gpu_mem_limit=2**30)])
+@pytest.mark.parametrize("placement", [Placement(), Placement(on_device=True, gpu_mem_limit=2**30)])
 def test_the_cpu_is_told_nothing(machine, placement):
     fake = machine()
     session = make_session(MODEL, placement=placement, threads=1, capture=True)
@@ -319,8 +319,8 @@ def test_the_default_precision_on_cuda_is_float16_where_the_bundle_has_it(
 def test_settings_of_a_card_reach_its_placement(machine, loads):
     machine()
     options = {"gpu_mem_limit": 2**20, "arena_extend_strategy": "kNextPowerOfTwo", "cuda_graph": False}
-    assert loads(device="cuda:1", **options).placement == Placement("cuda", 1, resident=True, **options)
-    assert loads(device="cuda").placement == Placement("cuda", resident=True)
+    assert loads(device="cuda:1", **options).placement == Placement("cuda", 1, on_device=True, **options)
+    assert loads(device="cuda").placement == Placement("cuda", on_device=True)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_auto_is_the_cpu_for_what_only_the_cpu_has(machine, loads, caplog, optio
     fake = machine()
     caplog.set_level(logging.INFO, "runtime")
     made = loads(device="auto", **options)
-    assert (str(made.placement), made.placement.resident, fake.sessions) == ("cpu", False, [])
+    assert (str(made.placement), made.placement.on_device, fake.sessions) == ("cpu", False, [])
     (record,) = caplog.records
     assert record.getMessage().endswith(f"on cpu, which alone has {what}")
 
@@ -420,7 +420,7 @@ def test_auto_is_the_cpu_for_what_only_the_cpu_has(machine, loads, caplog, optio
 def test_cards_are_counted_as_cuda_is_shown_them(machine, refusal, monkeypatch, shown, card, message):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     machine(error=refuses("invalid device ordinal"))
-    assert refusal(RuntimeError, place, card, Placement()).endswith(message)
+    assert refusal(RuntimeError, find_placement, card, Placement()).endswith(message)
 
 
 @without_cuda

@@ -13,7 +13,7 @@ import runtime.graphs.decode
 import runtime.graphs.forward
 from runtime.bundle.bundle import open_bundle
 from runtime.errors import BundleError
-from runtime.graphs.decode import DecodeSession
+from runtime.graphs.decode import DecodeGraph
 
 MANY = 32  # ids a row, from which on the prefill graph runs here, as the probes are no longer
 
@@ -47,7 +47,7 @@ def paths(bundle, tmp_path):
 @pytest.fixture
 def session(bundle, paths):
     architecture = open_bundle(bundle, verify=False).manifest.architecture
-    return DecodeSession(paths[0], architecture, threads=1, prefill_path=paths[1])
+    return DecodeGraph(paths[0], architecture, threads=1, prefill_path=paths[1])
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_threads_that_need_the_prefill_graph_at_once_share_it(made, session, lon
 def test_without_a_prefill_graph_one_does_it_all(made, bundle, paths, longest):
     ids, _ = longest
     architecture = open_bundle(bundle, verify=False).manifest.architecture
-    session = DecodeSession(paths[0], architecture, threads=1)
+    session = DecodeGraph(paths[0], architecture, threads=1)
     with session.sequence() as state:
         assert state.advance(ids[:50]) == ids[50]
     assert made == ["decode"]

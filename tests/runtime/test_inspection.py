@@ -196,8 +196,8 @@ def test_the_weights_are_mapped_and_not_read_into_memory(run_python, bundle, man
         from pathlib import Path
         from runtime.bundle.bundle import open_bundle
         from runtime.ort.install import load_onnxruntime
-        from runtime.graphs.lens import LensSession
-        from runtime.graphs.reference import ReferenceSession
+        from runtime.graphs.lens import LensGraph
+        from runtime.graphs.reference import ReferenceGraph
 
         def anonymous():
             return 1024 * int(re.search("RssAnon: *\\t *(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -206,7 +206,7 @@ def test_the_weights_are_mapped_and_not_read_into_memory(run_python, bundle, man
         opened = open_bundle(sys.argv[1], verify=False)
         before = anonymous()
         kind, sizes = sys.argv[2], opened.manifest.architecture
-        made = {"reference": ReferenceSession, "lens": LensSession}[kind](opened.graph_path(kind), sizes, threads=1)
+        made = {"reference": ReferenceGraph, "lens": LensGraph}[kind](opened.graph_path(kind), sizes, threads=1)
         if kind == "lens":
             made.logits(np.ones((1, sizes.n_embd), np.float32))
         else:

@@ -17,7 +17,7 @@ from runtime.errors import BundleError
 from runtime.ort.placement import Placement
 from runtime.proof.graphs import Proof, agreement, note_proof, prove, prove_lens, prove_reference
 
-CPU, REHEARSED, CARD = Placement(), Placement(resident=True), Placement("cuda", 1, resident=True)
+CPU, REHEARSED, CARD = Placement(), Placement(on_device=True), Placement("cuda", 1, on_device=True)
 GPUS = tuple(Gpu(name, 143_771, 143_000, "580.65.06", 9.0) for name in ("NVIDIA A100", "NVIDIA H200"))
 PLACES = [("fp32", CPU), ("fp32", REHEARSED), ("fp16", CPU)]
 UNNEAR = {"fp32": 1e-4, "fp16": 1e-2}  # how far a log-probability may be from float64's, generously
@@ -312,7 +312,7 @@ def on_a_card(monkeypatch):
 
     def make(*, replayed=9, card=CARD):
         proofs = {name: Proof(name, 9, replayed, 1e-6, 2e-5) for name in ("fp32", "fp16")}
-        monkeypatch.setattr("runtime.diagnosis.choice.place", lambda *_: (card, ""))
+        monkeypatch.setattr("runtime.diagnosis.choice.find_placement", lambda *_: (card, ""))
         monkeypatch.setattr("runtime.proof.graphs.prove", lambda _bundle, precision, _placement: proofs[precision])
         reference = Proof("fp32", 9, replayed, 1e-6, 2e-5, "reference")
         lens = Proof("fp32", 9, 9, 1e-6, 2e-5, "lens")
@@ -376,5 +376,5 @@ def test_a_manifest_that_cannot_be_written_is_one_line_and_no_failure(
 def test_a_card_that_nvidia_smi_does_not_know_is_named_by_its_number(bundle_copy, on_a_card):
     on_a_card()
     bundle = open_bundle(bundle_copy.folder, verify=False)
-    runtime.cli.verify.note(bundle, Placement("cuda", 7, resident=True), [Proof("fp32", 9, 9, None, None)])
+    runtime.cli.verify.note(bundle, Placement("cuda", 7, on_device=True), [Proof("fp32", 9, 9, None, None)])
     assert content(bundle_copy.folder)["parity"]["proofs"][-1]["card"] == "cuda:7"

@@ -189,7 +189,7 @@ def novel(context):
 
 def one_by_one(model, token_ids, start, end):
     """The log-probability of the last of these ids, each read by a run of its own but the first ones."""
-    with model.decode_session.sequence() as state:
+    with model.decode_graph.sequence() as state:
         _, logits = state.step(token_ids[start : end - 1])
         return float(log_softmax(logits)[token_ids[end - 1]])
 
@@ -239,7 +239,7 @@ def test_progress_adds_up_to_what_is_scored(model, novel, stride):
 def test_an_error_of_the_callers_progress_frees_the_cache(fresh, probe):
     with pytest.raises(KeyError):
         fresh.score("It was a bright cold day", progress={}.__getitem__)
-    assert len(fresh.decode_session._idle) == 1
+    assert len(fresh.decode_graph._idle) == 1
     assert fresh.complete(probe.prompt, max_new_tokens=9).token_ids == probe.token_ids[:9]
 
 

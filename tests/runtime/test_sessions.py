@@ -35,7 +35,7 @@ def read(monkeypatch):
 class FakeState:
     """A cache without a graph, behind which these ids come one after the other."""
 
-    feeds_itself = False
+    launches = False
 
     def __init__(self, vocab_size, token_ids):
         self.length, self.vocab_size, self.script = 0, vocab_size, iter(token_ids)
@@ -525,8 +525,8 @@ def test_a_closed_session_gives_its_cache_back(fresh, probe):
     for _ in range(3):
         with fresh.session() as session:
             session.complete(probe.prompt, max_new_tokens=5)
-            assert fresh.decode_session._idle == []
-        assert len(fresh.decode_session._idle) == 1
+            assert fresh.decode_graph._idle == []
+        assert len(fresh.decode_graph._idle) == 1
 
 
 def test_a_session_that_nobody_holds_gives_its_cache_back(fresh, probe):
@@ -534,7 +534,7 @@ def test_a_session_that_nobody_holds_gives_its_cache_back(fresh, probe):
     session.complete(probe.prompt, max_new_tokens=5)
     del session
     gc.collect()
-    assert len(fresh.decode_session._idle) == 1
+    assert len(fresh.decode_graph._idle) == 1
     assert fresh.complete(probe.prompt, max_new_tokens=5).token_ids == probe.token_ids[:5]
 
 
@@ -556,7 +556,7 @@ def test_nobody_gets_the_cache_of_a_stream_that_is_still_under_way(fresh, probes
     assert fresh.complete(one.prompt, max_new_tokens=40).text.startswith("".join(pieces))
     assert stream.completion is None or stream.completion.token_ids == one.token_ids[:40]
     session.close()
-    assert len(set(map(id, fresh.decode_session._idle))) == len(fresh.decode_session._idle)
+    assert len(set(map(id, fresh.decode_graph._idle))) == len(fresh.decode_graph._idle)
 
 
 # what it costs

@@ -270,7 +270,7 @@ def runs(monkeypatch):
 def test_nothing_is_computed_before_it_is_asked_for(fresh, probe, runs):
     stream = fresh.stream(probe.prompt, max_new_tokens=40)
     assert runs == []
-    assert fresh.decode_session._idle == []  # no cache was made for it either
+    assert fresh.decode_graph._idle == []  # no cache was made for it either
     next(stream)
     assert runs == [len(probe.prompt_ids), *[1] * (len(runs) - 1)]
     assert len(runs) < 10
@@ -324,18 +324,18 @@ def test_a_stream_gives_its_cache_back(fresh, probe, end):
     for _ in range(3):
         stream = fresh.stream(probe.prompt, max_new_tokens=20)
         end(stream)
-        assert len(fresh.decode_session._idle) == 1
+        assert len(fresh.decode_graph._idle) == 1
         assert stream is not None  # it is still held
 
 
 def test_a_stream_holds_its_cache_while_it_is_under_way(fresh, probes):
     one, two = (fresh.stream(probe.prompt, max_new_tokens=20) for probe in (probes[0], probes[-1]))
     next(one), next(two)
-    assert fresh.decode_session._idle == []
+    assert fresh.decode_graph._idle == []
     one.close()
-    assert len(fresh.decode_session._idle) == 1
+    assert len(fresh.decode_graph._idle) == 1
     two.close()
-    assert len(set(map(id, fresh.decode_session._idle))) == 2
+    assert len(set(map(id, fresh.decode_graph._idle))) == 2
 
 
 def test_a_stream_that_nobody_holds_gives_its_cache_back(fresh, probe):
@@ -343,21 +343,21 @@ def test_a_stream_that_nobody_holds_gives_its_cache_back(fresh, probe):
     next(stream)
     del stream
     gc.collect()
-    assert len(fresh.decode_session._idle) == 1
+    assert len(fresh.decode_graph._idle) == 1
 
 
 def test_a_loop_left_early_gives_the_cache_back(fresh, probe):
     for _ in fresh.stream(probe.prompt, max_new_tokens=20):
         break
     gc.collect()
-    assert len(fresh.decode_session._idle) == 1
+    assert len(fresh.decode_graph._idle) == 1
 
 
 def test_a_stream_never_begun_takes_no_cache(fresh, probe):
     fresh.stream(probe.prompt).close()
     with fresh.stream(probe.prompt):
         pass
-    assert fresh.decode_session._idle == []
+    assert fresh.decode_graph._idle == []
 
 
 @pytest.mark.parametrize("end", ENDINGS)
@@ -365,7 +365,7 @@ def test_the_cache_of_an_ended_stream_serves_the_next_completion(fresh, probes, 
     for probe in probes:
         end(fresh.stream(probes[0].prompt, max_new_tokens=20))
         assert fresh.complete(probe.prompt, max_new_tokens=20).token_ids == probe.token_ids[:20]
-    assert len(fresh.decode_session._idle) == 1
+    assert len(fresh.decode_graph._idle) == 1
 
 
 def test_a_stream_may_be_closed_twice_and_after_its_end(model, probe):
@@ -393,7 +393,7 @@ def test_an_error_in_the_middle_reaches_the_caller_and_frees_the_cache(fresh, pr
     with pytest.raises(MemoryError, match="no room"):
         list(stream)
     assert stream.completion is None
-    assert len(fresh.decode_session._idle) == 1
+    assert len(fresh.decode_graph._idle) == 1
     monkeypatch.undo()
     assert list(stream) == []
     assert fresh.complete(probe.prompt, max_new_tokens=20).token_ids == probe.token_ids[:20]
@@ -441,7 +441,7 @@ def test_what_ends_a_text_is_in_no_piece(stopping, probe, turn, vocabulary):
 )
 def test_options_are_checked_at_the_call(fresh, refusal, kind, options):
     assert next(iter(options)) in refusal(kind, fresh.stream, "It was", **options)
-    assert fresh.decode_session._idle == []
+    assert fresh.decode_graph._idle == []
 
 
 @pytest.mark.parametrize(("kind", "prompt"), [(TypeError, 3), (TypeError, ["It was"]), (ValueError, "\ud800")])
@@ -474,4 +474,4 @@ def test_a_stream_closed_by_another_thread_ends_with_the_piece_under_way(fresh, 
     closer.join()
     assert len(pieces) < 298
     assert stream.completion is None
-    assert len(fresh.decode_session._idle) == 1
+    assert len(fresh.decode_graph._idle) == 1

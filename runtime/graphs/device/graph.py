@@ -8,12 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from runtime.graphs.device.cache import DeviceCache, row_bucket
 from runtime.graphs.device.runs import DeviceRuns
-from runtime.graphs.device.state import ResidentState
+from runtime.graphs.device.state import DeviceState
 from runtime.graphs.forward import Answer
 
 
-class ResidentGraph:
-    """Runs of one session over some rows of a cache, and steps that feed themselves.
+class DeviceGraph:
+    """Runs of one session over some rows of a cache, and greedy steps that the device takes by itself.
 
     Attributes:
         ran_out: Whether the device had no memory for a run; what this holds may be what there is no room for.
@@ -23,8 +23,8 @@ class ResidentGraph:
         self._runs = runs
         self._cache = cache
         self.ran_out = False
-        self._steps: dict[int, ResidentState] = {}  # by rows; kept, as captured graphs need fixed addresses
-        self._under_way: tuple[ResidentState, int, int] | None = None  # state, where its log stood, steps
+        self._steps: dict[int, DeviceState] = {}  # by rows; kept, as captured graphs need fixed addresses
+        self._under_way: tuple[DeviceState, int, int] | None = None  # state, where its log stood, steps
 
     def run(
         self,
@@ -32,17 +32,17 @@ class ResidentGraph:
         input_ids: ArrayLike,
         past_lengths: ArrayLike,
         lengths: ArrayLike,
-        places: ArrayLike,
+        indices: ArrayLike,
         *,
         logits: bool,
     ) -> Answer:
-        """As `BoundGraph.run`; the answer is a copy."""
+        """As `HostGraph.run`; the answer is a copy."""
         ids, past = np.asarray(input_ids, np.int64), np.asarray(past_lengths, np.int64)
-        after, asked = np.asarray(lengths, np.int64), np.asarray(places, np.int64)
+        after, asked = np.asarray(lengths, np.int64), np.asarray(indices, np.int64)
         with self._alone():
             if first_row == 0 and ids.shape[1] == 1 and np.array_equal(asked, np.arange(len(ids))):
                 state, room = self._ready(ids, past), self._cache.capacity - int(past.max())
-                state.log_place(1)
+                state.log_position(1)
             else:
                 state, room = self._state(first_row, len(ids), ids.shape[1], len(asked)), 0
                 state.put(
@@ -70,7 +70,7 @@ class ResidentGraph:
         ids, past = np.asarray(input_ids, np.int64), np.asarray(past_lengths, np.int64)
         with self._alone():
             state = self._ready(ids[:, None], past)
-            start = state.log_place(steps)
+            start = state.log_position(steps)
             for step in range(steps):
                 self._run(state, self._cache.capacity - int(past.max()) - step, wait=False)
             self._under_way = state, start, steps
@@ -88,7 +88,7 @@ class ResidentGraph:
             state.advanced(steps, said[:, -1])
         return said
 
-    def _ready(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> ResidentState:
+    def _ready(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> DeviceState:
         """The state of single steps over at least the first rows, holding ids [B, 1] and lengths [B].
 
         Rows behind them are nobody's, and step along until they would leave the cache.
@@ -97,8 +97,8 @@ class ResidentGraph:
         if rows not in self._steps:
             self._steps[rows] = self._state(0, rows, 1, rows)
         state = self._steps[rows]
-        others, places = state.idle(len(ids), self._cache.capacity)
-        positions = np.concatenate([past, places])
+        others, theirs = state.idle(len(ids), self._cache.capacity)
+        positions = np.concatenate([past, theirs])
         state.put(
             self._cache.capacity,
             input_ids=np.concatenate([ids, others]),
@@ -108,10 +108,10 @@ class ResidentGraph:
         )
         return state
 
-    def _state(self, first_row: int, rows: int, count: int, places: int) -> ResidentState:
-        return ResidentState(self._runs.session, self._cache, first_row, rows, count, places)
+    def _state(self, first_row: int, rows: int, count: int, wanted: int) -> DeviceState:
+        return DeviceState(self._runs.session, self._cache, first_row, rows, count, wanted)
 
-    def _run(self, state: ResidentState, room: int, *, wait: bool = True) -> None:
+    def _run(self, state: DeviceState, room: int, *, wait: bool = True) -> None:
         try:
             self._runs.run(state, room=room, wait=wait)
         except BaseException:

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from runtime.graphs.device.state import LOG, ResidentState
+from runtime.graphs.device.state import LOG, DeviceState
 from runtime.ort.install import load_onnxruntime
 from runtime.ort.memory import memory_errors
 from runtime.ort.placement import Placement
@@ -35,7 +35,7 @@ class DeviceRuns:
         self._run_options: dict[tuple[int, bool], Any] = {}
         self._local = threading.local()  # a captured graph is known to the thread that captured it alone
 
-    def run(self, state: ResidentState, *, room: int, wait: bool = True) -> None:
+    def run(self, state: DeviceState, *, room: int, wait: bool = True) -> None:
         """One run of what is bound.
 
         Args:
@@ -46,9 +46,9 @@ class DeviceRuns:
             graph = self._graph(state, room)
             self.session.run_with_iobinding(state.binding, self._options(graph, wait))
 
-    def _graph(self, state: ResidentState, room: int) -> int:
+    def _graph(self, state: DeviceState, room: int) -> int:
         """The number of the state's captured graph in this thread."""
-        known: WeakKeyDictionary[ResidentState, int] = self._local.__dict__.setdefault("graphs", WeakKeyDictionary())
+        known: WeakKeyDictionary[DeviceState, int] = self._local.__dict__.setdefault("graphs", WeakKeyDictionary())
         if state in known:
             return known[state]
         if not (self._captures and state.feeds and self._left and room > CAPTURE_STEPS):
@@ -59,10 +59,10 @@ class DeviceRuns:
         known[state] = number
         return number
 
-    def _capture(self, state: ResidentState, number: int) -> bool:
+    def _capture(self, state: DeviceState, number: int) -> bool:
         held, total = state.held(), state.total
         self._left -= 1
-        state.log_place(min(LOG, CAPTURE_STEPS))
+        state.log_position(min(LOG, CAPTURE_STEPS))
         try:
             self.session.run_with_iobinding(state.binding, self._options(number, wait=True))
         except Exception as error:  # ONNX Runtime's own share no public base

@@ -12,32 +12,32 @@ from runtime.ort.memory import DeviceArray
 LOG = 32  # steps that a row's log holds
 
 
-class ResidentState:
-    """Runs over `count` ids for each of some rows, with `places` where the next id is wanted.
+class DeviceState:
+    """Runs over `count` ids for each of some rows, with `wanted` indices where the next id is wanted.
 
     Where each row gets one id and gives one, the outputs of a run are bound to the inputs of the next.
 
     Attributes:
         feeds: Whether they are.
-        logits: [places, V], on the device.
+        logits: [wanted, V], on the device.
     """
 
-    def __init__(self, session: Any, cache: DeviceCache, first: int, rows: int, count: int, places: int) -> None:
-        self.rows, self.count, self.places = rows, count, places
-        self.feeds = count == 1 and places == rows
+    def __init__(self, session: Any, cache: DeviceCache, first: int, rows: int, count: int, wanted: int) -> None:
+        self.rows, self.count, self.wanted = rows, count, wanted
+        self.feeds = count == 1 and wanted == rows
         self.binding = session.io_binding()
         placement, make = cache.placement, load_onnxruntime().OrtValue.ortvalue_from_numpy
-        log = places * (LOG if self.feeds else 1)
+        log = wanted * (LOG if self.feeds else 1)
         self._inputs = {
             "input_ids": DeviceArray((rows, count), np.int64, placement),
             "position_ids": DeviceArray((rows, count), np.int64, placement),
             "seqlens_k": DeviceArray((rows,), np.int32, placement),
-            "logits_indices": DeviceArray((places,), np.int64, placement),
-            "log_indices": DeviceArray((places,), np.int64, placement),
+            "logits_indices": DeviceArray((wanted,), np.int64, placement),
+            "log_indices": DeviceArray((wanted,), np.int64, placement),
             "token_log": DeviceArray((log,), np.int64, placement),
         }
-        self._next_token = self._inputs["input_ids"] if self.feeds else DeviceArray((places, 1), np.int64, placement)
-        self.logits = DeviceArray((places, cache.architecture.vocab_size), np.float32, placement)
+        self._next_token = self._inputs["input_ids"] if self.feeds else DeviceArray((wanted, 1), np.int64, placement)
+        self.logits = DeviceArray((wanted, cache.architecture.vocab_size), np.float32, placement)
         self._total = np.zeros(1, np.int32)  # on the host, where GroupQueryAttention reads it
         self._total_value = make(self._total)
         self._held: dict[str, NDArray[Any]] = {}  # what the host knows to be in the inputs
@@ -79,27 +79,27 @@ class ResidentState:
     def idle(self, first: int, capacity: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids [B, 1] and positions [B] for the rows from `first` on, which nobody uses: those they hold, or zeros."""
         ids = self._held.get("input_ids", np.zeros((self.rows, 1), np.int64))[first:]
-        places = self._held.get("position_ids", np.zeros((self.rows, 1), np.int64))[first:, 0]
-        return ids, places if (places < capacity - LOG).all() else np.zeros_like(places)
+        positions = self._held.get("position_ids", np.zeros((self.rows, 1), np.int64))[first:, 0]
+        return ids, positions if (positions < capacity - LOG).all() else np.zeros_like(positions)
 
-    def log_place(self, steps: int) -> int:
+    def log_position(self, steps: int) -> int:
         """Where the logs stand, so that `steps` more have room."""
-        place = int(self._held["log_indices"][0]) if "log_indices" in self._held else LOG
-        if place + steps <= LOG:
-            return place
-        self.put(self.total, log_indices=np.arange(self.places) * LOG)
+        position = int(self._held["log_indices"][0]) if "log_indices" in self._held else LOG
+        if position + steps <= LOG:
+            return position
+        self.put(self.total, log_indices=np.arange(self.wanted) * LOG)
         return 0
 
     def next_ids(self) -> NDArray[np.int64]:
-        """[places], brought to the host."""
+        """[wanted], brought to the host."""
         return self._next_token.read()[:, 0]
 
     def logged(self, start: int, steps: int) -> NDArray[np.int64]:
         """The ids of `steps` steps, [rows, steps]."""
-        return self._inputs["token_log"].read().reshape(self.places, LOG)[:, start : start + steps]
+        return self._inputs["token_log"].read().reshape(self.wanted, LOG)[:, start : start + steps]
 
     def advanced(self, steps: int, ids: NDArray[np.int64]) -> None:
-        """Know what the inputs hold after some steps, of which the last said `ids` [places]."""
+        """Know what the inputs hold after some steps, of which the last said `ids` [wanted]."""
         if not self.feeds:
             self.forget()
             return

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.inside.inspection import Floats
+from runtime.arrays import Floats
 
 WHOLE = 10_000  # hundredths of a percent: rounded once, here, so that the digits a page shows are right
 

@@ -1,6 +1,6 @@
 """State in a device's memory, rehearsed on the CPU: what comes out, and what is read, written and waited for.
 
-`Placement(resident=True)` runs on the CPU what CUDA would, with the device's arrays in the host's memory. What must
+`Placement(on_device=True)` runs on the CPU what CUDA would, with the device's arrays in the host's memory. What must
 come out the host path says in float32; in float16 the same graph does, run over a token at a time.
 """
 
@@ -19,14 +19,14 @@ import runtime.graphs.decode
 from runtime.bundle.bundle import open_bundle
 from runtime.graphs.decode import MOST_IDLE
 from runtime.graphs.device.cache import DeviceCache, bucket, row_bucket
-from runtime.graphs.device.graph import ResidentGraph
+from runtime.graphs.device.graph import DeviceGraph
 from runtime.graphs.device.runs import CAPTURE_STEPS, MOST_CAPTURES
 from runtime.graphs.device.state import LOG
 from runtime.model import Model
 from runtime.ort.memory import DeviceArray
 from runtime.ort.placement import Placement
 
-REHEARSED = Placement(resident=True)
+REHEARSED = Placement(on_device=True)
 PRECISIONS = ("fp32", "fp16")
 UNEQUAL = 0.1  # of float16's tokens that may differ from PyTorch's, where two are nearly as likely
 
@@ -49,23 +49,23 @@ class Stepped:
 
 @pytest.fixture(scope="session", params=PRECISIONS)
 def pair(request, bundle, model):
-    """(A resident model, a model that says what must come out)."""
-    resident = load(bundle, request.param)
+    """(A model on a device, a model that says what must come out)."""
+    on_device = load(bundle, request.param)
     if request.param == "fp32":
-        return resident, model
+        return on_device, model
     stepped = load(bundle, "fp16")
     stepped._parts = replace(stepped._parts, drafting=Stepped())
-    return resident, stepped
+    return on_device, stepped
 
 
 @pytest.fixture(scope="session")
-def resident(bundle):
+def on_device(bundle):
     return load(bundle)
 
 
 @pytest.fixture
 def unused(bundle):
-    """A resident model that nobody has used."""
+    """A model on a device that nobody has used."""
     return load(bundle)
 
 
@@ -96,25 +96,25 @@ def test_greedy_tokens_are_pytorchs(bundle, probes, precision):
 
 
 def test_greedy_texts_are_those_of_a_token_a_run(pair, probes):
-    resident, expected = pair
+    on_device, expected = pair
     for probe in probes:
-        assert resident.complete(probe.prompt) == expected.complete(probe.prompt)
+        assert on_device.complete(probe.prompt) == expected.complete(probe.prompt)
 
 
 def test_texts_of_every_small_length_have_that_length_and_their_first_tokens(pair, probe):
-    resident, expected = pair
+    on_device, expected = pair
     whole = expected.complete(probe.prompt, max_new_tokens=40).token_ids
     for count in range(1, 41):
-        completion = resident.complete(probe.prompt, max_new_tokens=count)
+        completion = on_device.complete(probe.prompt, max_new_tokens=count)
         assert (completion.token_ids, completion.finish_reason) == (whole[:count], "length")
         assert completion.text == expected.decode(whole[:count])
 
 
 def test_a_text_stops_where_it_should_although_tokens_are_told_late(pair, probe):
-    resident, expected = pair
+    on_device, expected = pair
     for token in dict.fromkeys(probe.token_ids[:36]):
         options = {"stop": expected.decode([token]), "max_new_tokens": 40}
-        completion = resident.complete(probe.prompt, **options)
+        completion = on_device.complete(probe.prompt, **options)
         assert completion == expected.complete(probe.prompt, **options)
         assert completion.finish_reason == "stop"
 
@@ -129,10 +129,10 @@ def test_an_id_that_ends_a_text_ends_it_wherever_it_comes(bundle_copy, probe, vo
     assert completion.finish_reason == "stop"
 
 
-def test_a_text_ends_with_the_context(resident, model, exactly, context):
+def test_a_text_ends_with_the_context(on_device, model, exactly, context):
     for left in (1, 2, 3, 17, 40):
         prompt = exactly(context - 1 - left)
-        completion = resident.complete(prompt, max_new_tokens=1000, ignore_eos=True)
+        completion = on_device.complete(prompt, max_new_tokens=1000, ignore_eos=True)
         assert completion == model.complete(prompt, max_new_tokens=1000, ignore_eos=True)
         assert completion.prompt_tokens + len(completion.token_ids) == context
 
@@ -140,9 +140,9 @@ def test_a_text_ends_with_the_context(resident, model, exactly, context):
 @pytest.mark.parametrize(
     "options", [{}, {"max_new_tokens": 1}, {"stop": ["\0", " the"]}, {"seed": 3, "top_k": 20}], ids=str
 )
-def test_a_stream_gives_the_same_pieces(resident, model, probes, options):
+def test_a_stream_gives_the_same_pieces(on_device, model, probes, options):
     for probe in probes:
-        stream = resident.stream(probe.prompt, **options)
+        stream = on_device.stream(probe.prompt, **options)
         assert list(stream) == list(model.stream(probe.prompt, **options))
         assert stream.completion == model.complete(probe.prompt, **options)
 
@@ -152,11 +152,11 @@ def test_a_stream_closed_early_gives_its_cache_back_as_good_as_new(unused, probe
     with unused.stream(probes[0].prompt) as stream:
         for _ in range(pieces):
             next(stream)
-        assert unused.decode_session._idle == []
-    (idle,) = unused.decode_session._idle
+        assert unused.decode_graph._idle == []
+    (idle,) = unused.decode_graph._idle
     for probe in probes:
         assert unused.complete(probe.prompt).token_ids == probe.token_ids
-        assert unused.decode_session._idle == [idle]
+        assert unused.decode_graph._idle == [idle]
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,10 @@ def test_a_stream_closed_early_gives_its_cache_back_as_good_as_new(unused, probe
     ],
     ids=str,
 )
-def test_other_ways_to_choose_a_token_are_the_host_paths(resident, model, probes, options, close):
+def test_other_ways_to_choose_a_token_are_the_host_paths(on_device, model, probes, options, close):
     """Ids are drawn from 20: between 8192 the last bits of their probabilities decide now and then."""
     for probe in probes[:3]:
-        completion, expected = (each.complete(probe.prompt, **options) for each in (resident, model))
+        completion, expected = (each.complete(probe.prompt, **options) for each in (on_device, model))
         assert completion.token_ids == expected.token_ids
         assert completion.text == expected.text
         assert (completion.logprobs is not None) == close
@@ -185,9 +185,9 @@ def test_other_ways_to_choose_a_token_are_the_host_paths(resident, model, probes
 
 
 @pytest.mark.parametrize("stride", [None, 100])
-def test_scores_are_the_host_paths(resident, model, probe, stride):
+def test_scores_are_the_host_paths(on_device, model, probe, stride):
     text = (probe.prompt + probe.text) * 8  # more than a context
-    found, expected = (each.score(text, stride=stride) for each in (resident, model))
+    found, expected = (each.score(text, stride=stride) for each in (on_device, model))
     assert found.token_ids == expected.token_ids
     assert found.logprobs[0] is None
     assert np.allclose(found.logprobs[1:], expected.logprobs[1:], rtol=0, atol=1e-4)
@@ -197,8 +197,8 @@ def test_scores_are_the_host_paths(resident, model, probe, stride):
 
 
 def test_a_session_says_what_the_whole_text_would_get(pair, probes):
-    resident, expected = pair
-    with resident.session() as session, expected.session() as other:
+    on_device, expected = pair
+    with on_device.session() as session, expected.session() as other:
         for probe, count in zip(probes, (1, 5, 16, 17, 30), strict=False):
             assert session.complete(probe.prompt, max_new_tokens=count) == other.complete(
                 probe.prompt, max_new_tokens=count
@@ -211,8 +211,8 @@ def test_a_session_says_what_the_whole_text_would_get(pair, probes):
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 8])
-def test_a_session_goes_on_behind_a_stream_that_was_closed(resident, model, probe, pieces):
-    with resident.session() as session, model.session() as other:
+def test_a_session_goes_on_behind_a_stream_that_was_closed(on_device, model, probe, pieces):
+    with on_device.session() as session, model.session() as other:
         for each in (session, other):
             with each.stream(probe.prompt) as stream:
                 for _ in range(pieces):
@@ -221,9 +221,9 @@ def test_a_session_goes_on_behind_a_stream_that_was_closed(resident, model, prob
         assert session.complete(" Then", max_new_tokens=20) == other.complete(" Then", max_new_tokens=20)
 
 
-def test_a_session_stopped_in_the_middle_of_what_was_launched_goes_on_from_there(resident, model, probe, vocabulary):
+def test_a_session_stopped_in_the_middle_of_what_was_launched_goes_on_from_there(on_device, model, probe, vocabulary):
     stop = vocabulary.decode([probe.token_ids[5]])
-    with resident.session() as session, model.session() as other:
+    with on_device.session() as session, model.session() as other:
         for each in (session, other):
             each.complete(probe.prompt, stop=stop)
         assert session.token_ids == other.token_ids
@@ -236,25 +236,25 @@ def test_a_session_stopped_in_the_middle_of_what_was_launched_goes_on_from_there
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5])
 def test_a_batch_of_any_size_gives_each_prompt_its_own_text(pair, probes, batch_size):
     """More prompts than rows, of different lengths, and rows that end at different times, so that others move."""
-    resident, expected = pair
+    on_device, expected = pair
     prompts = [*(probe.prompt for probe in probes), "", "It was", "The", *(probe.prompt for probe in probes[:2])]
     options = {"max_new_tokens": 24, "stop": [".", ","]}
-    found = resident.complete(prompts, batch_size=batch_size, **options)
+    found = on_device.complete(prompts, batch_size=batch_size, **options)
     alone = [expected.complete(prompt, **options) for prompt in prompts]
-    if resident.precision == "fp32":
+    if on_device.precision == "fp32":
         assert found == alone
     else:
         assert sum(a == b for a, b in zip(found, alone, strict=True)) >= (1 - UNEQUAL) * len(alone)
     assert len({len(completion.token_ids) for completion in found}) > 2
 
 
-def test_rows_are_moved_on_the_device(resident, probes, monkeypatch):
+def test_rows_are_moved_on_the_device(on_device, probes, monkeypatch):
     """Rows of three kinds of arrays, those of equal ones at their places; and nothing of a cache is read."""
     moved, move = [], DeviceCache.move
     monkeypatch.setattr(DeviceCache, "move", lambda *args: (moved.append(args[1:]), move(*args)))
     read = spied(monkeypatch, "read")
     counts = [12, 3, 9, 5, 12]
-    batch = resident.decode_session.batch(len(probes), 64)
+    batch = on_device.decode_graph.batch(len(probes), 64)
     rows, tokens = list(probes), batch.admit([probe.prompt_ids for probe in probes], logits=False)[0]
     for step in range(1, max(counts)):
         for row in reversed(range(len(rows))):
@@ -284,9 +284,11 @@ def test_a_row_is_copied_whole_and_the_others_are_left_alone(bundle):
 
 
 @pytest.mark.parametrize("options", [{"seed": 4, "top_k": 20}, {"logprobs": 0}, {"repetition_penalty": 1.2}])
-def test_a_batch_that_reads_logits_gives_the_host_paths_tokens(resident, model, probes, options):
+def test_a_batch_that_reads_logits_gives_the_host_paths_tokens(on_device, model, probes, options):
     prompts = [probe.prompt for probe in probes]
-    found, expected = (each.complete(prompts, batch_size=3, max_new_tokens=20, **options) for each in (resident, model))
+    found, expected = (
+        each.complete(prompts, batch_size=3, max_new_tokens=20, **options) for each in (on_device, model)
+    )
     assert [each.token_ids for each in found] == [each.token_ids for each in expected]
 
 
@@ -302,7 +304,7 @@ def spied(monkeypatch, name):
 
 def input_names(model):
     """Of the arrays in which single steps find their inputs, in the cache that was used last."""
-    states = model.decode_session._idle[-1].forward.one._steps.values()
+    states = model.decode_graph._idle[-1].forward.one._steps.values()
     return {id(array): name for state in states for name, array in state._inputs.items()}
 
 
@@ -317,13 +319,13 @@ def test_a_greedy_text_brings_ids_and_a_counter_to_the_host_and_nothing_else(unu
 
 
 def test_once_the_device_feeds_itself_nothing_is_written_but_where_the_log_stands(unused, probe, monkeypatch):
-    written, launched, launch = spied(monkeypatch, "write"), [], ResidentGraph.launch
+    written, launched, launch = spied(monkeypatch, "write"), [], DeviceGraph.launch
 
     def noted(*args):
         launch(*args)
         launched.append(len(written))
 
-    monkeypatch.setattr(ResidentGraph, "launch", noted)
+    monkeypatch.setattr(DeviceGraph, "launch", noted)
     assert unused.complete(probe.prompt).token_ids == probe.token_ids
     names = input_names(unused)
     between = [names[id(array)] for array in written[launched[0] :]]
@@ -344,18 +346,18 @@ def test_once_the_device_feeds_itself_nothing_is_written_but_where_the_log_stand
         (100, [1, 2, 4, 8, 16, 16, 16, 16, 16, 4]),
     ],
 )
-def test_the_host_waits_for_twice_as_many_tokens_each_time_and_then_for_16(resident, monkeypatch, count, steps):
-    launched, collected, launch, collect = [], [], ResidentGraph.launch, ResidentGraph.collect
-    monkeypatch.setattr(ResidentGraph, "launch", lambda *args: (launched.append(args[-1]), launch(*args))[1])
-    monkeypatch.setattr(ResidentGraph, "collect", lambda graph: (collected.append(1), collect(graph))[1])
-    completion = resident.complete("It was", max_new_tokens=count, ignore_eos=True)
+def test_the_host_waits_for_twice_as_many_tokens_each_time_and_then_for_16(on_device, monkeypatch, count, steps):
+    launched, collected, launch, collect = [], [], DeviceGraph.launch, DeviceGraph.collect
+    monkeypatch.setattr(DeviceGraph, "launch", lambda *args: (launched.append(args[-1]), launch(*args))[1])
+    monkeypatch.setattr(DeviceGraph, "collect", lambda graph: (collected.append(1), collect(graph))[1])
+    completion = on_device.complete("It was", max_new_tokens=count, ignore_eos=True)
     assert (len(completion.token_ids), launched, len(collected)) == (count, steps, len(steps))
 
 
 @pytest.mark.parametrize("steps", [(LOG,), (16,), (5,), (1,), (31, 2, LOG), (20, 13), (30, 1, 1, 1)], ids=str)
-def test_the_log_begins_again_where_it_is_full(resident, probes, steps):
+def test_the_log_begins_again_where_it_is_full(on_device, probes, steps):
     probe = max(probes, key=lambda each: len(each.token_ids))
-    with resident.decode_session.sequence() as state:
+    with on_device.decode_graph.sequence() as state:
         said = [state.advance(probe.prompt_ids)]
         turn = 0
         while (count := min(steps[turn % len(steps)], len(probe.token_ids) - len(said))) > 0:
@@ -367,9 +369,9 @@ def test_the_log_begins_again_where_it_is_full(resident, probes, steps):
     assert len(said) > LOG
 
 
-def test_steps_and_launches_take_turns(resident, probe):
+def test_steps_and_launches_take_turns(on_device, probe):
     """What single runs leave behind is what launched ones go on from, and the other way round."""
-    with resident.decode_session.sequence() as state:
+    with on_device.decode_graph.sequence() as state:
         said = [state.advance(probe.prompt_ids)]
         for count in (3, 1, 7, 2, 16):
             state.launch(said[-1], count)
@@ -388,16 +390,16 @@ def test_steps_and_launches_take_turns(resident, probe):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 1000])
-def test_a_prompt_in_chunks_of_any_size_gives_pytorchs_next_token(resident, probes, chunk):
+def test_a_prompt_in_chunks_of_any_size_gives_pytorchs_next_token(on_device, probes, chunk):
     for probe in probes:
-        with resident.decode_session.sequence(64) as state:
+        with on_device.decode_graph.sequence(64) as state:
             for start in range(0, len(probe.prompt_ids), chunk):
                 token = state.advance(probe.prompt_ids[start : start + chunk])
         assert token == probe.token_ids[0]
 
 
-def test_the_cache_holds_what_the_host_paths_cache_holds(resident, model, probe):
-    with resident.decode_session.sequence() as state, model.decode_session.sequence() as other:
+def test_the_cache_holds_what_the_host_paths_cache_holds(on_device, model, probe):
+    with on_device.decode_graph.sequence() as state, model.decode_graph.sequence() as other:
         other.advance([*probe.prompt_ids, *probe.token_ids[:10]])
         state.advance(probe.prompt_ids)
         state.launch(probe.token_ids[0], 10)
@@ -442,18 +444,18 @@ def test_steps_run_over_a_power_of_two_of_rows_or_all(rows, most, count):
 
 @pytest.mark.parametrize("tokens", [1, 127, 128, 129, 200, 256, 300, 512, None])
 def test_a_sequence_has_room_for_its_tokens_and_no_more_than_the_context(unused, tokens, context):
-    with unused.decode_session.sequence(tokens) as state:
+    with unused.decode_graph.sequence(tokens) as state:
         capacity = state.forward.cache.capacity
         assert (tokens or context) <= capacity <= context
         token = state.advance([7] * (tokens or context))
-    with unused.decode_session.sequence() as roomy:  # what comes last does not depend on where the cache ends
+    with unused.decode_graph.sequence() as roomy:  # what comes last does not depend on where the cache ends
         for start in range(0, tokens or context, 100):
             found = roomy.advance([7] * min(100, (tokens or context) - start))
         assert found == token
 
 
 def test_caches_of_one_size_are_used_again_and_few_are_kept(unused, probes):
-    session = unused.decode_session
+    session = unused.decode_graph
     for _ in range(3):
         for probe in probes:
             unused.complete(probe.prompt)
@@ -480,12 +482,12 @@ def test_caches_of_one_size_are_used_again_and_few_are_kept(unused, probes):
 
 def test_a_cache_used_again_shows_nothing_of_what_it_held(unused, probes, exactly):
     unused.complete(exactly(100), max_new_tokens=28, ignore_eos=True)
-    (idle,) = unused.decode_session._idle
+    (idle,) = unused.decode_graph._idle
     for array in idle.forward.cache.arrays.values():
         array.write(np.full(array.shape, 1000, np.float32))
     for probe in probes:
         assert unused.complete(probe.prompt, max_new_tokens=40).token_ids == probe.token_ids[:40]
-    assert unused.decode_session._idle == [idle]
+    assert unused.decode_graph._idle == [idle]
 
 
 # what goes wrong
@@ -532,7 +534,7 @@ class FakeSession:
 
 @pytest.fixture
 def faked(bundle, monkeypatch):
-    """A resident model whose session is a fake of the real one, and that fake."""
+    """A model on a device whose session is a fake of the real one, and that fake."""
     make = runtime.graphs.decode.make_session
 
     def load_with(kind, placement=REHEARSED, precision="fp32"):
@@ -566,7 +568,7 @@ MENDS = "choose a smaller batch_size or max_new_tokens, or free some"
 def test_a_lack_of_memory_is_one_line_and_the_model_goes_on_with_another_cache(faked, refusal, probe, at):
     model, _ = faked(failing_once(at, RuntimeError(NO_ROOM)))
     assert refusal(MemoryError, model.complete, probe.prompt) == f"cpu has no memory left; {MENDS}"
-    assert model.decode_session._idle == []
+    assert model.decode_graph._idle == []
     assert model.complete(probe.prompt).token_ids == probe.token_ids
 
 
@@ -581,7 +583,7 @@ def test_a_lack_of_memory_is_one_line_and_the_model_goes_on_with_another_cache(f
     ],
 )
 def test_the_line_names_the_limit_that_was_set(faked, refusal, probe, said):
-    placement = Placement(resident=True, gpu_mem_limit=3_000_000)
+    placement = Placement(on_device=True, gpu_mem_limit=3_000_000)
     model, _ = faked(failing_once(1, RuntimeError(said)), placement)
     message = refusal(MemoryError, model.complete, probe.prompt)
     assert message == f"cpu has no memory left; gpu_mem_limit is 3,000,000 bytes; {MENDS}"
@@ -592,7 +594,7 @@ def test_a_lack_of_memory_for_a_batch_is_one_line_and_the_model_goes_on(faked, r
     prompts = [probe.prompt for probe in probes]
     assert MENDS in refusal(MemoryError, model.complete, prompts)
     gc.collect()
-    assert model.decode_session._idle == []
+    assert model.decode_graph._idle == []
     assert [each.token_ids for each in model.complete(prompts)] == [probe.token_ids for probe in probes]
 
 
@@ -601,7 +603,7 @@ def test_a_session_that_had_no_memory_does_not_leave_its_cache_behind(faked, pro
     model, _ = faked(failing_once(at, RuntimeError(NO_ROOM)))
     with model.session() as session, pytest.raises(MemoryError):
         session.complete(probe.prompt)
-    assert model.decode_session._idle == []
+    assert model.decode_graph._idle == []
 
 
 def test_caches_that_nobody_uses_make_room_for_one_that_somebody_needs(unused, probes, monkeypatch):
@@ -617,7 +619,7 @@ def test_caches_that_nobody_uses_make_room_for_one_that_somebody_needs(unused, p
     found = unused.complete([probe.prompt for probe in probes])
     assert [each.token_ids for each in found] == [probe.token_ids for probe in probes]
     gc.collect()
-    assert [idle.rows for idle in unused.decode_session._idle] == [8]
+    assert [idle.rows for idle in unused.decode_graph._idle] == [8]
     assert failures == []
 
 
@@ -721,22 +723,24 @@ def test_a_model_without_captured_graphs_asks_for_none(faked, probe):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
-def test_batches_are_right_although_capturing_runs_more_than_once(faked, resident, probes, batch_size):
+def test_batches_are_right_although_capturing_runs_more_than_once(faked, on_device, probes, batch_size):
     model, fake = faked(Capturing)
     prompts = [*(probe.prompt for probe in probes), "", "It was"]
     options = {"max_new_tokens": 20, "stop": ["."], "batch_size": batch_size}
     for _ in range(2):
-        assert model.complete(prompts, **options) == resident.complete(prompts, **options)
+        assert model.complete(prompts, **options) == on_device.complete(prompts, **options)
         gc.collect()
     assert 0 < len(fake.captures) <= 2 * batch_size
     assert fake.replays > len(fake.captures)
 
 
-def test_sessions_and_other_ways_to_choose_are_right_too(faked, resident, probe):
+def test_sessions_and_other_ways_to_choose_are_right_too(faked, on_device, probe):
     model, fake = faked(Capturing)
     for options in ({"seed": 3, "top_k": 20}, {"logprobs": 2}, {"draft": True}, {"repetition_penalty": 1.2}):
-        assert model.complete(probe.prompt, **options).token_ids == resident.complete(probe.prompt, **options).token_ids
-    with model.session() as session, resident.session() as other:
+        assert (
+            model.complete(probe.prompt, **options).token_ids == on_device.complete(probe.prompt, **options).token_ids
+        )
+    with model.session() as session, on_device.session() as other:
         for each in (session, other):
             each.complete(probe.prompt, max_new_tokens=20)
             each.rewind(5)
@@ -810,12 +814,12 @@ def test_a_capture_that_fails_leaves_plain_runs_and_one_line_in_the_log(faked, p
     ]
 
 
-def test_no_more_graphs_are_captured_than_a_session_may_keep(faked, resident):
+def test_no_more_graphs_are_captured_than_a_session_may_keep(faked, on_device):
     model, fake = faked(Capturing)
     for number in range(MOST_CAPTURES + 3):
         with ThreadPoolExecutor(1) as pool:
             found = pool.submit(model.complete, "It was", max_new_tokens=4).result()
-        assert found == resident.complete("It was", max_new_tokens=4)
+        assert found == on_device.complete("It was", max_new_tokens=4)
         assert len(fake.captures) == min(number + 1, MOST_CAPTURES)
 
 
