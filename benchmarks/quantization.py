@@ -89,7 +89,7 @@ class Bench:
         tokenizer = Tokenizer(checkpoint.folder / "tokenizer.json")
         books = [ROOT.parent / "shared" / "corpus" / f"{book}.txt" for book in BOOKS]
         texts = [book.read_text(encoding="utf-8-sig") for book in books]
-        self.books = [tokenizer.encode(text[len(text) // 8 :])[:TOKENS] for text in texts]  # behind title and contents
+        self.books = [tokenizer.encode(text[len(text) // 8 :])[:TOKENS] for text in texts]  # after title and contents
         self.true = self.session(self.float32())
 
     def float32(self) -> Path:

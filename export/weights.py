@@ -33,7 +33,7 @@ class StoredTensor:
 
 
 def write_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, StoredTensor]:
-    """Write tensors one behind the other; a tensor known under two names is written once."""
+    """Write tensors one after the other; a tensor known under two names is written once."""
     stored: dict[str, StoredTensor] = {}
     written: dict[int, StoredTensor] = {}
     with path.open("wb") as file:

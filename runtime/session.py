@@ -57,7 +57,7 @@ class Session:
         return tuple(self._ids)
 
     def complete(self, more_text: str = "", **options: Unpack[GenerationOptions]) -> Completion:
-        """Continue the text so far and `more_text` behind it; without any, go on where the last completion stopped.
+        """Continue the text so far and `more_text` after it; without any, go on where the last completion stopped.
 
         Args:
             more_text: What the caller adds.

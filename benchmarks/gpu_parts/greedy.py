@@ -1,4 +1,4 @@
-"""Greedy tokens of the runtime's own loops, held against PyTorch's choices behind the same texts."""
+"""Greedy tokens of the runtime's own loops, held against PyTorch's choices after the same texts."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,7 +28,7 @@ def greedy_piece(checkpoint: Checkpoint, session: DecodeGraph, precision: str) -
     if precision == "fp16":
         half = OnDevice(checkpoint.model(torch.float16, "eager"), checkpoint.plan.device)
         found["PyTorch fp16"] = sum(same(half, float32, alone))
-        rows.append(["PyTorch fp16, behind the same tokens", f"{found['PyTorch fp16']} of {total}"])
+        rows.append(["PyTorch fp16, after the same tokens", f"{found['PyTorch fp16']} of {total}"])
     differences = differing(checkpoint, float32, [*alone, *together]) if precision == "fp32" else []
     rows += [[f"differs at {one['position']}, margin {one['margin']:.1e}", verdict(one)] for one in differences]
     value = {"tokens": total, "as PyTorch float32": found, "differences": differences}

@@ -25,7 +25,7 @@ from export.parity.outputs import (
 )
 from export.parity.report import Row
 
-STEPS = 8  # behind a long prompt
+STEPS = 8  # after a long prompt
 DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
 Noise = dict[tuple[str, bool], float]  # by tensor, and whether of its worst single position
 
@@ -47,7 +47,7 @@ def pieces(plan: Plan, precision: str) -> Iterator[Piece]:
 
 
 def cases_of(checkpoint: Checkpoint) -> list[Case]:
-    """Export's own, and a long prompt with steps behind it."""
+    """Export's own, and a long prompt with steps after it."""
     plan, sizes = checkpoint.plan, checkpoint.architecture
     (ids,) = checkpoint.prompts(1, min(plan.long, sizes.n_positions - 1))
     lengths = (len(ids) - STEPS, *[1] * STEPS)

@@ -50,7 +50,7 @@ class Compiled:
 
 
 class StaticForward:
-    """The most likely ids [B, 1] behind ids [B, S] at positions [S]."""
+    """The most likely ids [B, 1] after ids [B, S] at positions [S]."""
 
     def __init__(self, model: GPT2LMHeadModel, rows: int, capacity: int) -> None:
         self.model = model

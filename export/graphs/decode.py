@@ -1,7 +1,7 @@
 """The decode graph: GPT-2 node by node, for speed.
 
 The nodes are ONNX Runtime's own fused ones (domain com.microsoft, documented in its ContribOperators.md):
-GroupQueryAttention appends to a cache that past and present share. Only the places asked for reach the head.
+GroupQueryAttention appends to a cache that past and present share. Only the positions asked for reach the head.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ class DecodeGraph(GraphNodes):
         self.head(self.add("Reshape", "places", [hidden, shape]))  # [B * S, C]
 
     def head(self, hidden: str) -> None:
-        """The outputs but for the cache, of hidden [places, C]."""
+        """The outputs but for the cache, of hidden [positions, C]."""
         add_head(self, self.linear, hidden, head_weight(self.config), self.shortlist)
 
     def norm(self, residual: str, name: str) -> str:

@@ -18,7 +18,7 @@ LOWEST = float(np.finfo(np.float32).min)
 
 
 class DeviceGraph(DecodeGraph):
-    """Logits and the most likely id wherever they are asked for, and the state behind the run."""
+    """Logits and the most likely id wherever they are asked for, and the state after the run."""
 
     def head(self, hidden: str) -> None:
         rows = self.add("Gather", "logits_places", [hidden, "logits_indices"], axis=0)  # [N, C]

@@ -1,6 +1,6 @@
 """The end of a decode graph: logits where they are asked for, and the most likely id there and where else it is asked.
 
-Places are asked for by their number, b * S + s. `logits_indices` [N] are those whose logits are wanted; behind
+Positions are asked for by their index, b * S + s. `logits_indices` [N] are those whose logits are wanted; after
 `token_indices` [T] the most likely id is enough, and a shortlist may find it in less.
 """
 
@@ -15,7 +15,7 @@ def add_head(nodes: Nodes, linear: Linear, hidden: str, weight: str, shortlist: 
     """`logits` [N, V], `next_token` [N + T, 1] and `tied` [N + T, 1], whether another id may be as likely.
 
     Args:
-        hidden: [places, C]
+        hidden: [positions, C]
         weight: [V, C]
     """
     asked = nodes.add("Gather", "logits_places", [hidden, "logits_indices"], axis=0)  # [N, C]

@@ -42,7 +42,7 @@ class Nodes:
         return name
 
     def top(self, name: str, rows: str, count: int, *, largest: bool = True) -> tuple[str, str]:
-        """(values, places) [..., count] of the largest in rows [..., V], or the least; of equal ones the first."""
+        """(values, indices) [..., count] of the largest in rows [..., V], or the least; of equal ones the first."""
         outputs = [f"{name}.values", f"{name}.places"]
         self.add_node("TopK", name, [rows, self.constant(f"first_{count}", [count])], outputs, largest=int(largest))
         return outputs[0], outputs[1]

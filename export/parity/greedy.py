@@ -1,7 +1,7 @@
 """Greedy tokens, held against PyTorch's.
 
 The bundle continues each prompt; PyTorch then reads prompt and continuation in one run, which shows what it would
-have said at every place. Up to the first difference that is what its own greedy decoding says.
+have said at every position. Up to the first difference that is what its own greedy decoding says.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class Difference:
     """Where PyTorch would have said something else, and by how little.
 
     `margin` is the distance between PyTorch's two best logits there, in float64; `noise` how far a float32 logit may
-    lie from it: twice the largest error of PyTorch's own float32 at that place.
+    lie from it: twice the largest error of PyTorch's own float32 at that position.
     """
 
     prompt: int
@@ -59,7 +59,7 @@ def continue_prompt(session: DecodeGraph, prompt_ids: Sequence[int], n_positions
 
 
 def continue_together(session: DecodeGraph, alone: Sequence[Continuation], tokenizer: Tokenizer) -> list[Continuation]:
-    """As many tokens behind the same prompts, side by side."""
+    """As many tokens after the same prompts, side by side."""
     generations = [
         Generation(
             continuation.prompt_ids,
@@ -113,7 +113,7 @@ def judge_suspect(truth: GPT2LMHeadModel, continuation: Continuation, suspect: S
 
 @torch.no_grad()
 def continuation_logits(model: GPT2LMHeadModel, continuation: Continuation) -> NDArray[Any]:
-    """PyTorch's logits [tokens, V] at the places where the bundle chose its tokens."""
+    """PyTorch's logits [tokens, V] at the positions where the bundle chose its tokens."""
     ids = torch.tensor([continuation.prompt_ids + continuation.token_ids[:-1]])
     logits: NDArray[Any] = model(ids, use_cache=False).logits[0, len(continuation.prompt_ids) - 1 :].numpy()
     return logits

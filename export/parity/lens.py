@@ -18,12 +18,12 @@ from runtime.bundle.bundle import Bundle
 from runtime.graphs.lens import LensGraph
 from runtime.graphs.reference import ReferenceGraph
 
-PLACES = 4  # the last ones of a case: all logits of all layers of GPT-2 small are 2.4 MB a place
+POSITIONS = 4  # the last ones of a case: all logits of all layers of GPT-2 small are 2.4 MB a position
 Floats = NDArray[Any]
 
 
 class LensStandard(NamedTuple):
-    """A case, and the logits [places, V] of each layer under it: the truth, and PyTorch's float32."""
+    """A case, and the logits [positions, V] of each layer under it: the truth, and PyTorch's float32."""
 
     case: Case
     truth: list[Floats]
@@ -67,9 +67,9 @@ def read(end: nn.Module, outputs: Outputs) -> list[Floats]:
 
 
 def layers_of(outputs: Outputs) -> list[Floats]:
-    """The last hidden states [places, C] of each layer but the last, which is normed already."""
+    """The last hidden states [positions, C] of each layer but the last, which is normed already."""
     names = [name for name in outputs if name.startswith("hidden_states.")][:-1]
-    return [np.ascontiguousarray(outputs[name][0, -PLACES:]) for name in names]
+    return [np.ascontiguousarray(outputs[name][0, -POSITIONS:]) for name in names]
 
 
 def pairs(standard: LensStandard) -> list[tuple[Floats, Floats]]:

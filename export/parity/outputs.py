@@ -95,7 +95,7 @@ def side_by_side(session: DecodeGraph, case: Case) -> Outputs:
 
 
 def one_row(session: DecodeGraph, case: Case) -> Outputs:
-    """Logits behind each chunk [1, chunks, V] and the cache."""
+    """Logits after each chunk [1, chunks, V] and the cache."""
     logits = []
     with session.sequence(case.input_ids.shape[1]) as sequence:
         for chunk in case.chunks():
@@ -110,7 +110,7 @@ def decoded(outputs: Outputs, case: Case) -> Outputs:
     """What the decode graph returns of the reference graph's outputs.
 
     Logits [1, chunks, V] of one row, or [1, B, V] of the last ids of B rows; of B rows the caches, without padding, one
-    behind the other.
+    after the other.
     """
     cache = {name: array for name, array in outputs.items() if name.startswith("present.")}
     if not case.padded:

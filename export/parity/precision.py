@@ -39,7 +39,7 @@ Ids = NDArray[np.int64]
 class Quality:
     """Perplexities of the same texts: PyTorch's in float32, the graphs' reading all at once and token by token.
 
-    `agreement` is the part of the places where the most likely id is PyTorch's. `rounding` is what comes of rounding
+    `agreement` is the part of the positions where the most likely id is PyTorch's. `rounding` is what comes of rounding
     inputs: how far the logits read all at once are from PyTorch's with the weights that the codes stand for, relative.
     `pytorch_rounding` is what PyTorch makes of that.
     """
@@ -183,6 +183,6 @@ def read_text(session: DecodeGraph, ids: Sequence[int]) -> tuple[list[float], li
 
 
 def step(state: DecodeState, token: int, following: int) -> tuple[float, int]:
-    """(log-probability of `following` behind `token`, the most likely id there)."""
+    """(log-probability of `following` after `token`, the most likely id there)."""
     expected, logits = state.step([token])
     return target_logprobs(logits[None], [following])[0], expected

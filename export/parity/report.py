@@ -157,10 +157,10 @@ class Report:
         total, count = self.tokens(), len(self.continuations)
         if not self.differences + self.together:
             return f"greedy: {total} of {total} tokens over {count} prompts as PyTorch's, alone and side by side"
-        places = [describe(difference) for difference in self.differences]
-        places += [f"side by side, {describe(difference)}" for difference in self.together]
+        found = [describe(difference) for difference in self.differences]
+        found += [f"side by side, {describe(difference)}" for difference in self.together]
         same = f"{count - len(self.differences)} of {count} prompts as PyTorch's alone, "
-        return f"greedy: {same}{count - len(self.together)} side by side; {'; '.join(places)}"
+        return f"greedy: {same}{count - len(self.together)} side by side; {'; '.join(found)}"
 
 
 def describe(difference: Difference) -> str:

@@ -30,7 +30,7 @@ def own_texts(checkpoint: Checkpoint, path: Path, progress: Progress) -> NDArray
 def sample_texts(
     session: DecodeGraph, start_id: int, length: int, progress: Callable[[int], object]
 ) -> NDArray[np.int64]:
-    """Texts [TEXTS, length], each drawn from the model's own distribution behind `start_id`, always the same ones.
+    """Texts [TEXTS, length], each drawn from the model's own distribution after `start_id`, always the same ones.
 
     `progress` is told how many tokens of each there are, time and again.
     """

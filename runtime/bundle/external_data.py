@@ -70,7 +70,7 @@ def field_size(message: memoryview, position: int, wire: int) -> tuple[int, int]
 
 
 def varint(message: memoryview, position: int) -> tuple[int, int]:
-    """(value, position behind it) of a base-128 number of at most ten bytes, least significant group first."""
+    """(value, position after it) of a base-128 number of at most ten bytes, least significant group first."""
     value = 0
     for shift in range(0, 70, 7):
         byte = message[position]

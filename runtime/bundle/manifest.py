@@ -67,7 +67,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Ids of a prompt, and those that greedy decoding says behind it."""
+    """Ids of a prompt, and those that greedy decoding says after it."""
 
     prompt_ids: list[int]
     token_ids: list[int]

@@ -15,7 +15,7 @@ from runtime.errors import command
 from runtime.files import whole_file
 
 DESCRIPTION = """\
-Show what each layer would have said behind a text; with --output draw attentions or the lens, with --html write a page
+Show what each layer would have said after a text; with --output draw attentions or the lens, with --html write a page
 that shows all of it."""
 PICTURES = (".png", ".svg", ".pdf")
 PAGES = (".html", ".htm")
@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write what was asked for, or print the lens behind the last token."""
+    """Write what was asked for, or print the lens after the last token."""
     from runtime.api import find_model, kept_model
 
     check(options)

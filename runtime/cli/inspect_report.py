@@ -75,7 +75,7 @@ def cells_of(text: str) -> int:
 
 
 def as_dict(lens: Lens, chosen: Map | None) -> dict[str, Any]:
-    """Layers from the embedding to the output, and in each what it says behind every token."""
+    """Layers from the embedding to the output, and in each what it says after every token."""
     layers, positions = lens.ranks.shape
     said = [[lens_place(lens, layer, position) for position in range(positions)] for layer in range(layers)]
     found: dict[str, Any] = {"tokens": lens.tokens, "token_ids": lens.token_ids, "layers": said}

@@ -21,7 +21,7 @@ class Batch(Protocol):
     rows: int
 
     def admit(self, prompts: Sequence[Sequence[int]], *, logits: bool = True) -> tuple[Ids, Floats]:
-        """Read prompts into new rows behind those there are."""
+        """Read prompts into new rows after those there are."""
 
     def step(self, token_ids: Sequence[int], *, logits: bool = True) -> tuple[Ids, Floats]:
         """Add an id to each row."""

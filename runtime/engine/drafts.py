@@ -16,7 +16,7 @@ class PromptLookup:
     """
 
     def __init__(self) -> None:
-        self._ends: dict[tuple[int, ...], int] = {}  # some ids -> the place behind where they stood last
+        self._ends: dict[tuple[int, ...], int] = {}  # some ids -> the index after where they stood last
         self._indexed = 0
         self._length = SHORTEST
         self._wrong = PATIENCE  # a novel has pairs of ids that come again, but hardly ever what followed them
@@ -45,9 +45,9 @@ class PromptLookup:
 
 
 def repeated(ids: Sequence[int], start: int, count: int) -> list[int]:
-    """`count` ids from `start` on; behind the last one it begins again, as what repeats itself does."""
+    """`count` ids from `start` on; after the last one it begins again, as what repeats itself does."""
     period = len(ids) - start
-    return [ids[start + place % period] for place in range(count)]
+    return [ids[start + index % period] for index in range(count)]
 
 
 FEWEST, MOST = 2, 8

@@ -1,7 +1,7 @@
 """How likely a model finds a text: log-probabilities and perplexity, of texts longer than the context too.
 
 The method is that of the Hugging Face guide "Perplexity of fixed-length models": windows of one context, each a stride
-behind the last, in which only those tokens count that no window before has scored. Here every token counts once; the
+after the last, in which only those tokens count that no window before has scored. Here every token counts once; the
 guide, which averages the means of its windows, weighs each window by one token less.
 """
 
@@ -20,13 +20,13 @@ CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabul
 
 
 class Reader(Protocol):
-    """Something that runs over ids behind what it has read."""
+    """Something that runs over ids after what it has read."""
 
     def read(self, token_ids: Sequence[int], *, last: int) -> Answer:
-        """Run over ids; what comes behind each of the last ones."""
+        """Run over ids; what comes after each of the last ones."""
 
     def rewind(self, length: int) -> None:
-        """Forget everything behind the first tokens."""
+        """Forget everything after the first tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ class Drafter(Protocol):
 
 
 class Foreseen(NamedTuple):
-    """What a run says behind one id."""
+    """What a run says after one id."""
 
     most_likely: int
     logits: Floats
@@ -61,7 +61,7 @@ class DraftedStep:
         self._logits = logits
         self._prompt_length = 0
         self._plain = True  # whether a run has seen but one id, since the prompt
-        self._ahead: deque[tuple[int, Foreseen]] = deque()  # an id drafted, and what comes behind it
+        self._ahead: deque[tuple[int, Foreseen]] = deque()  # an id drafted, and what comes after it
         self._drafter: Drafter | None = None
         self._drafted = self._accepted = 0
 
@@ -91,7 +91,7 @@ class DraftedStep:
         return None
 
     def _run(self, token_ids: Sequence[int]) -> Foreseen:
-        """Behind `token_ids`; what comes behind drafted ids is kept."""
+        """After `token_ids`; what comes after drafted ids is kept."""
         self._end_draft()
         self._state.rewind(len(self._ids) - len(token_ids))
         drafted = self._draft()
@@ -118,7 +118,7 @@ class DraftedStep:
             self._drafter = None
 
     def _run_plainly(self) -> tuple[int, Floats]:
-        """Read again what came behind the prompt, a token a run."""
+        """Read again what came after the prompt, a token a run."""
         self._end_draft()
         self._state.rewind(self._prompt_length)
         for token in self._ids[self._prompt_length :]:
@@ -149,7 +149,7 @@ class DeviceStep:
         self._steps = 1
 
     def __call__(self, new_ids: Sequence[int]) -> tuple[int, NDArray[np.float32]]:
-        """The most likely id behind `new_ids`: the prompt, then each time what was said last."""
+        """The most likely id after `new_ids`: the prompt, then each time what was said last."""
         if not self._told:
             self._told.extend(self.settle() or [self._state.advance(new_ids)])
             self._launch(self._told[-1])

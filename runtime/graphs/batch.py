@@ -19,7 +19,7 @@ class DecodeBatch:
         self._taken = 0
 
     def admit(self, prompts: Sequence[Sequence[int]], *, logits: bool = True) -> tuple[NDArray[np.int64], Floats]:
-        """Read prompts into the rows behind those taken; the most likely next ids [B] and the logits of them.
+        """Read prompts into the rows after those taken; the most likely next ids [B] and the logits of them.
 
         Logits are [B, V], or [B, 0] if not wanted.
         """

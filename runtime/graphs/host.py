@@ -16,7 +16,7 @@ from runtime.ort.install import load_onnxruntime
 class KeyValueCache:
     """Keys and values [rows, n_head, n_positions, head_size] of each layer.
 
-    What lies behind a row's length is never read, so nothing needs clearing; memory is touched, and thus taken, only as
+    What lies after a row's length is never read, so nothing needs clearing; memory is touched, and thus taken, only as
     far as a row has grown.
     """
 

@@ -62,7 +62,7 @@ class ReferenceGraph:
     def read(self, token_ids: Sequence[int], arrays: Arrays) -> None:
         """Write outputs of one text of S tokens to arrays.
 
-        A long text is read in parts, each behind the keys and values of those before it, because every run makes the
+        A long text is read in parts, each after the keys and values of those before it, because every run makes the
         maps of all layers.
 
         Args:

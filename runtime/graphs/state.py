@@ -14,16 +14,16 @@ class DecodeState:
         self.length = 0
 
     def advance(self, token_ids: Sequence[int]) -> int:
-        """Run over `token_ids` (at least one) behind what is there; the most likely next id."""
+        """Run over `token_ids` (at least one) after what is there; the most likely next id."""
         return self.step(token_ids, logits=False)[0]
 
     def step(self, token_ids: Sequence[int], *, logits: bool = True) -> tuple[int, Floats]:
-        """As `advance`, with the logits behind the last id: [V], or [0] if not wanted. The next run overwrites them."""
+        """As `advance`, with the logits after the last id: [V], or [0] if not wanted. The next run overwrites them."""
         answer = self.read(token_ids, last=1, logits=logits)
         return int(answer.next_ids[0]), answer.logits[0]
 
     def read(self, token_ids: Sequence[int], *, last: int, logits: bool = True) -> Answer:
-        """Run over `token_ids`; what comes behind each of the `last` ones."""
+        """Run over `token_ids`; what comes after each of the `last` ones."""
         total = self.length + len(token_ids)
         indices = range(len(token_ids) - last, len(token_ids))
         graph = self.forward.over(len(token_ids))
@@ -49,7 +49,7 @@ class DecodeState:
         return said
 
     def rewind(self, length: int) -> None:
-        """Forget everything behind the first `length` tokens; at most what is there."""
+        """Forget everything after the first `length` tokens; at most what is there."""
         self.length = min(self.length, length)
 
     def cache(self) -> dict[str, Floats]:

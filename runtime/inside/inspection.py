@@ -118,10 +118,10 @@ def inspect_ids(
     states = np.zeros((n_states, length, architecture.n_embd), np.float32)
     chosen = tuple(layers) if "attentions" in outputs else ()
     maps = np.zeros((len(chosen), architecture.n_head, length, length), np.float32)
-    places = {"logits": logits} if logits.size else {}
-    places |= {f"hidden_states.{layer}": state for layer, state in enumerate(states)}
-    places |= {f"attentions.{layer}": heads for layer, heads in zip(chosen, maps, strict=True)}
-    session.read(token_ids, places)
+    arrays = {"logits": logits} if logits.size else {}
+    arrays |= {f"hidden_states.{layer}": state for layer, state in enumerate(states)}
+    arrays |= {f"attentions.{layer}": heads for layer, heads in zip(chosen, maps, strict=True)}
+    session.read(token_ids, arrays)
     return Inspection(
         tokens=tuple(map(pieces.piece, token_ids)),
         token_ids=tuple(token_ids),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Lens:
-    """A text of S tokens, and what each layer's hidden state would predict behind each of them.
+    """A text of S tokens, and what each layer's hidden state would predict after each of them.
 
     Layer 0 is the embedding, layer L the model's own output. The final answer is what the model itself finds
     likeliest.
@@ -48,7 +48,7 @@ class Lens:
         return f"<Lens over {positions} tokens: the {k} likeliest in each of {layers} layers>"
 
     def next_tokens(self, layer: int, position: int) -> list[NextToken]:
-        """What a layer predicts behind a position, the likeliest first.
+        """What a layer predicts after a position, the likeliest first.
 
         Raises:
             ValueError: A layer that is not from 0 to L, or a position that is not from 0 to S - 1.
@@ -60,7 +60,7 @@ class Lens:
         return [NextToken(self.pieces.piece(token), token, probability) for token, probability in pairs]
 
     def plot(self) -> "Figure":
-        """The likeliest token of each layer behind each position, coloured by its probability; marked where it is the
+        """The likeliest token of each layer after each position, coloured by its probability; marked where it is the
         final answer already. A matplotlib figure, neither shown nor saved.
 
         Raises:
@@ -85,8 +85,8 @@ def lens_ids(
     length = len(token_ids)
     logits = np.zeros((length, architecture.vocab_size), np.float32)
     states = np.zeros((architecture.n_layer, length, architecture.n_embd), np.float32)  # the last one is normed already
-    places = {f"hidden_states.{layer}": state for layer, state in enumerate(states)}
-    reference.read(token_ids, {"logits": logits, **places})
+    arrays = {f"hidden_states.{layer}": state for layer, state in enumerate(states)}
+    reference.read(token_ids, {"logits": logits, **arrays})
     answers: NDArray[np.int64] = logits.argmax(axis=1)
     readings = []
     for state in states:

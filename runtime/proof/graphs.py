@@ -32,7 +32,7 @@ class Proof:
         error: The largest difference of a token's log-probability from PyTorch's float64; None where the bundle was
             made before those were noted.
         allowed: Twice that of PyTorch in this precision.
-        graph: "decode"; "reference", whose tokens are those that it would say behind each of PyTorch's; or "lens", of
+        graph: "decode"; "reference", whose tokens are those that it would say after each of PyTorch's; or "lens", of
             which tokens are counted whose log-probabilities in each layer are PyTorch's.
     """
 
@@ -128,7 +128,7 @@ def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:
 
 
 def decode_logits(session: DecodeGraph, probe: Continuation, most: int) -> Floats:
-    """Behind the places before the probe's first tokens, `most` at most: [tokens, V]."""
+    """At the positions before the probe's first tokens, `most` at most: [tokens, V]."""
     targets = probe.token_ids[:most]
     ids = [*probe.prompt_ids, *targets]
     with session.sequence(len(ids)) as state:
@@ -158,7 +158,7 @@ def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:
 
 
 def greedy_tokens(session: DecodeGraph, prompt_ids: Sequence[int], count: int) -> list[int]:
-    """The `count` most likely ids behind `prompt_ids`."""
+    """The `count` most likely ids after `prompt_ids`."""
     with session.sequence() as sequence:
         tokens = [sequence.advance(prompt_ids)]
         while len(tokens) < count:

@@ -31,7 +31,7 @@ def token_logprob(logits: Floats, token_id: int, count: int) -> TokenLogprob:
 
 
 def highest(values: Floats, count: int) -> NDArray[np.int64]:
-    """Where the `count` highest of `values` [V] are, highest first; of equal ones the lowest place first."""
+    """Where the `count` highest of `values` [V] are, highest first; of equal ones the lowest index first."""
     if count == 0:
         return np.empty(0, np.int64)
     candidates = np.flatnonzero(values >= np.partition(values, -count)[-count])

@@ -23,7 +23,7 @@ class Prompting:
         return self.check_room(self.tokenizer.encode(prompt) or self._start(name), name)
 
     def encode_whole(self, text: str, name: str = "text") -> list[int]:
-        """Ids of a text that nothing comes behind, at least one and at most the context."""
+        """Ids of a text that nothing comes after, at least one and at most the context."""
         ids = self.tokenizer.encode(text) or self._start(name)
         if len(ids) > self.context:
             raise ValueError(f"{name} must be at most {self.context:,} tokens, the context, got {len(ids):,}")

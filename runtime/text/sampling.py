@@ -98,7 +98,7 @@ def min_p(scores: Floats, p: float) -> NDArray[np.bool_]:
 
 
 def inverse_cdf(probabilities: Floats, uniform: float) -> int:
-    """The first place where the probabilities so far are over `uniform`; by blocks, as a cumsum of all is slow."""
+    """The first index where the probabilities so far are over `uniform`; by blocks, as a cumsum of all is slow."""
     exact = probabilities.astype(np.float64)
     blocks = np.add.reduceat(exact, np.arange(0, len(exact), BLOCK)).cumsum()
     target = uniform * blocks[-1]

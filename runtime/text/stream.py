@@ -26,7 +26,7 @@ class Stream(Iterator[str]):
     def __next__(self) -> str:
         self._check_owner()
         piece = "" if self._closed else next(self._pieces)
-        if self._closed or self._generation.finish_reason:  # the cache is free with the last piece, not behind it
+        if self._closed or self._generation.finish_reason:  # the cache is free with the last piece, not after it
             self._pieces.close()
         if not piece:
             raise StopIteration

@@ -40,7 +40,7 @@ def outputs(block, texts):
 
 @torch.no_grad()
 def largest_inputs(block, texts):
-    """The largest absolute value [C] of each channel that each matrix behind a norm is given."""
+    """The largest absolute value [C] of each channel that each matrix after a norm is given."""
     seen = {linear: [] for linear in CHANNELS.values()}
     handles = [
         block.get_submodule(linear).register_forward_pre_hook(lambda _, given, rows=rows: rows.append(given[0]))

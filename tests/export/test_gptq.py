@@ -41,7 +41,7 @@ def quantized(weights, gram, bits, block, damping=DAMPING):
 
 
 def gptq_by_definition(weights, gram, bits, block, damping):
-    """Column by column; whenever one is rounded, those behind it are the least-squares answer to all errors so far.
+    """Column by column; whenever one is rounded, those after it are the least-squares answer to all errors so far.
 
     The answer: of the damped gram H, d_rest = -H_rest,rest^-1 H_rest,done d_done minimizes d H d^T.
     """

@@ -67,7 +67,7 @@ class Pair:
 
     @cached_property
     def logprob_noise(self) -> float:
-        """How far PyTorch's own float32 log-probabilities get from the truth, over all ids behind each of 90 tokens."""
+        """How far PyTorch's own float32 log-probabilities get from the truth, over all ids after each of 90 tokens."""
         ids = self.text_ids(90)[0]
         float32, truth = (torch.log_softmax(logits(model, ids), -1) for model in (self.float32, self.truth))
         return float((float32 - truth).abs().max())

@@ -10,7 +10,7 @@ from runtime.bundle.manifest import Continuation
 
 @pytest.fixture
 def continuation(shipped):
-    """A prompt and what PyTorch says behind it."""
+    """A prompt and what PyTorch says after it."""
     prompt_ids = shipped.tokenizer("It was a dark night")["input_ids"]
     output = shipped.float32.generate(torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=12, pad_token_id=0)
     return Continuation(prompt_ids, output[0, len(prompt_ids) :].tolist())

@@ -1,4 +1,4 @@
-"""Log-probabilities of generated tokens against those of PyTorch's logits behind the same ids."""
+"""Log-probabilities of generated tokens against those of PyTorch's logits after the same ids."""
 
 import numpy as np
 import pytest

@@ -365,7 +365,7 @@ def test_a_loaded_int8_model_has_the_prefill_graph(precise, precise_bundle, mode
 
 
 def assert_likely(precise, prompt_ids, token_ids, precision):
-    """Each token is one that PyTorch, behind the same tokens, finds about as likely as its own choice."""
+    """Each token is one that PyTorch, after the same tokens, finds about as likely as its own choice."""
     assert token_ids
     logits = pytorch_logits(precise.float32, [*prompt_ids, *token_ids[:-1]])[len(prompt_ids) - 1 :]
     behind = logits.max(axis=-1) - logits[np.arange(len(token_ids)), list(token_ids)]

@@ -138,7 +138,7 @@ def uniforms(seed, count):
 
 @pytest.fixture(scope="module")
 def novel_logits(shipped, pytorch):
-    """PyTorch's logits [31, V] behind each token of a text, and the ids of the text."""
+    """PyTorch's logits [31, V] after each token of a text, and the ids of the text."""
     ids = shipped.text_ids(31)
     return pytorch(shipped.float32, ids).logits[0].numpy(), ids[0].tolist()
 

@@ -57,7 +57,7 @@ def watched(shipped):
 
 
 def assert_state_is_true(pair, state, ids, pytorch, names):
-    """Every key and value it holds, and the logits behind the last id, are those of one run over these ids."""
+    """Every key and value it holds, and the logits after the last id, are those of one run over these ids."""
     truth = names(pytorch(pair.truth, np.array([ids])))
     outputs = copied(state, ids[-1])
     kept = {name: array for name, array in truth.items() if name.startswith("present.")}
@@ -193,7 +193,7 @@ def test_keys_values_and_logits_are_those_of_one_run(watched, shipped, pytorch, 
     for turn, stop in zip(TURNS, (None, ",", None, ".", None), strict=True):
         prompt_ids = shipped.ids(session.text + turn)
         completion = check_turn(session, turn, 12, stop=stop)
-        read = [*prompt_ids, *completion.token_ids][:-1]  # nobody needed the logits behind the last
+        read = [*prompt_ids, *completion.token_ids][:-1]  # nobody needed the logits after the last
         assert state.length == len(read)
         assert_state_is_true(shipped, state, read, pytorch, names)
 
@@ -229,7 +229,7 @@ def test_any_sequence_of_turns_stops_and_rewinds(watched, shipped, pytorch, name
 
 
 def copied(state, last_id):
-    """Its keys and values, and the logits behind the last id that it has read."""
+    """Its keys and values, and the logits after the last id that it has read."""
     cache = {name: array.copy() for name, array in state.cache().items()}
     state.rewind(state.length - 1)
     return {"logits": state.step([last_id])[1][None, None].copy(), **cache}

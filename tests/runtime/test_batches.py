@@ -31,7 +31,7 @@ def logits_after(history):
 
 
 def by_hand(prompt_ids, limit, *, ends=True):
-    """The ids behind a prompt, alone."""
+    """The ids after a prompt, alone."""
     ids = list(prompt_ids)
     while len(ids) - len(prompt_ids) < limit:
         ids.append(following(ids))

@@ -14,7 +14,7 @@ def session(bundle):
 
 
 def replay(sequence, probe, count, *, chunk):
-    """Greedy tokens behind the probe's prompt, read in chunks."""
+    """Greedy tokens after the probe's prompt, read in chunks."""
     for start in range(0, len(probe.prompt_ids), chunk):
         token = sequence.advance(probe.prompt_ids[start : start + chunk])
     tokens = [token]

@@ -110,7 +110,7 @@ def test_logits_are_those_of_the_graph_that_ran_last(session, longest):
 
 
 def test_rows_are_read_by_one_graph_and_go_on_by_the_other(session, longest):
-    """Long ones beside short ones, behind rows that are there already, and moved when one is removed."""
+    """Long ones beside short ones, after rows that are there already, and moved when one is removed."""
     ids, prompt = longest
     starts, batch = [prompt, 45, MANY, 40], session.batch(4)
     for array in batch._forward.cache.arrays:

@@ -68,7 +68,7 @@ def step():
 
 @pytest.fixture
 def begin():
-    """A generation behind these ids."""
+    """A generation after these ids."""
 
     def make(prompt_ids, *, eos_ids=(), room=100, **settings):
         return Generation(prompt_ids, Settings(**settings), tokenizer=FakeTokenizer(), eos_ids=eos_ids, room=room)
@@ -78,7 +78,7 @@ def begin():
 
 @pytest.fixture(params=[run_alone, run_together])
 def complete(request, step, begin):
-    """The completion behind these ids, made by either loop."""
+    """The completion after these ids, made by either loop."""
 
     def run(prompt_ids, **settings):
         generation = begin(prompt_ids, **settings)

@@ -33,7 +33,7 @@ def read(monkeypatch):
 
 
 class FakeState:
-    """A cache without a graph, behind which these ids come one after the other."""
+    """A cache without a graph, after which these ids come one after the other."""
 
     launches = False
 

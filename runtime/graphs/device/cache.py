@@ -19,7 +19,7 @@ KINDS = {np.dtype(np.float32): FLOAT, np.dtype(np.float16): FLOAT16}
 class DeviceCache:
     """Keys and values [rows, n_head, capacity, head_size] of each layer.
 
-    What lies behind a row's length is never looked at, but it must be finite, which zeros are.
+    What lies after a row's length is never looked at, but it must be finite, which zeros are.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class DeviceGraph:
     def _ready(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> DeviceState:
         """The state of single steps over at least the first rows, holding ids [B, 1] and lengths [B].
 
-        Rows behind them are nobody's, and step along until they would leave the cache.
+        Rows after them are nobody's, and step along until they would leave the cache.
         """
         rows = row_bucket(len(ids), self._cache.rows)
         if rows not in self._steps:

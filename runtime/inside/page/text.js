@@ -57,14 +57,14 @@ function makeText(data, { visit, leave, pin }) {
 
 function optionOf(token, position) {
   const option = spell(make("span", { role: "option", className: "token", tabIndex: -1 }), token);
-  option.classList.toggle("word", /^ \S/.test(token)); // a line ends before its space, not behind
+  option.classList.toggle("word", /^ \S/.test(token)); // a line ends before its space, not after
   option.dataset.position = position;
   option.setAttribute("aria-label", `${spelled(token)}, position ${position}`);
   option.setAttribute("aria-selected", false);
   return option;
 }
 
-/** The token over or under one in the line before (step -1) or behind (1), if there is such a line. */
+/** The token over or under one in the line before (step -1) or after (1), if there is such a line. */
 function inNextLine(options, position, step) {
   const places = options.map((option) => option.getClientRects()[0]);
   const below = (one, other) => (places[one].top - places[other].top) * step > 1;

@@ -24,7 +24,7 @@ async function unpackLayer(packed) {
   return weights;
 }
 
-/** The weight of one key in a head's triangle; keys behind the query are masked. */
+/** The weight of one key in a head's triangle; keys after the query are masked. */
 function weightOf(map, query, key) {
   return map && key <= query ? map[triangle(query) + key] : 0;
 }
