@@ -1,15 +1,24 @@
-# make demo   export the shipped checkpoint and complete two prompts from it
-# make test   the whole test suite
-# make check  ruff, mypy, import-linter, the map
-# make map    draw the map in docs/architecture.md anew
+# What there is to do:
+#
+#   make demo      export the shipped checkpoint and complete two prompts from it
+#   make test      prove everything, once
+#   make test-all  the same proof, swept wider: full-size models, more cases
+#   make check     ruff, mypy, import-linter, the map: under a minute
+#   make format    format the code, and draw the map in docs/architecture.md anew
+#   make clean     remove the environment and what was built
+#
+# Each makes the environment .venv the first time; PYTHON=python3.12 chooses what with.
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 NOVELIST := models/novelist-onnx
 
-.PHONY: demo test check map clean
+.PHONY: help demo test test-all check format map clean
 .DELETE_ON_ERROR:
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 demo: $(READY)
 	@rm -rf $(NOVELIST)
@@ -29,8 +38,12 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python docs/map.py --check
 
-map: $(READY)
+format: $(READY)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
 	$(BIN)/python docs/map.py
+
+map: format
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; make PYTHON=...")'
