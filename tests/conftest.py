@@ -1,7 +1,7 @@
 """The checkpoints and the bundle that most tests use. Without torch only `bundle` is to be had."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,48 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 ROOT = Path(__file__).parent.parent
 BUNDLE_VARIABLE = "GPT2_ONNX_TEST_BUNDLE"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")  # "gw0" and so on, where processes share the tests
+PINS = hasattr(os, "sched_setaffinity")
+ALL_CPUS = os.sched_getaffinity(0) if PINS else set()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process has CPUs of its own: two that spin on the same ones take three times as long."""
+    config.addinivalue_line("markers", "all_cpus: what threads do to each other, which takes more than one CPU")
+    if WORKER and PINS:
+        number, count = int(WORKER.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.sched_setaffinity(0, set(sorted(ALL_CPUS)[number::count]) or ALL_CPUS)
+
+
+@pytest.fixture(autouse=True)
+def unpinned(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All CPUs for a test that is marked so."""
+    if not (WORKER and PINS and request.node.get_closest_marker("all_cpus")):
+        yield
+        return
+    pinned = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, ALL_CPUS)
+    yield
+    os.sched_setaffinity(0, pinned)
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Make a folder, once for all processes that share the tests: the first to ask makes it, the others wait."""
+    from filelock import FileLock
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if WORKER else own
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        with FileLock(shared / f"{name}.lock"):
+            done = shared / f"{name}.done"
+            if not done.exists():
+                make(shared / name)
+                done.touch()
+        return shared / name
+
+    return once
 
 
 @pytest.fixture(scope="session")
@@ -21,25 +63,24 @@ def novelist() -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(request: pytest.FixtureRequest) -> Path:
     """A bundle of the shipped checkpoint: exported here, or given by GPT2_ONNX_TEST_BUNDLE where there is no torch."""
     if given := os.environ.get(BUNDLE_VARIABLE):
         return Path(given)
     from export.pipeline import export_bundle
 
-    folder = tmp_path_factory.mktemp("bundles") / "novelist"
-    export_bundle(str(ROOT / "models" / "novelist"), folder, precisions=("fp32", "fp16"))
-    return folder
+    checkpoint = str(ROOT / "models" / "novelist")
+    make_once = request.getfixturevalue("make_once")  # it needs filelock, which is not where there is no torch
+    return make_once("novelist", lambda folder: export_bundle(checkpoint, folder, precisions=("fp32", "fp16")))
 
 
 @pytest.fixture(scope="session")
-def precise_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def precise_bundle(make_once: Callable[..., Path]) -> Path:
     """A bundle of the shipped checkpoint in every precision; needs torch."""
     from export.pipeline import export_bundle
 
-    folder = tmp_path_factory.mktemp("precise") / "novelist"
-    export_bundle(str(ROOT / "models" / "novelist"), folder, precisions=("fp32", "fp16", "int8", "int4"))
-    return folder
+    checkpoint, precisions = str(ROOT / "models" / "novelist"), ("fp32", "fp16", "int8", "int4")
+    return make_once("novelist-precise", lambda folder: export_bundle(checkpoint, folder, precisions=precisions))
 
 
 @pytest.fixture(scope="session")

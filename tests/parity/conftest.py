@@ -1,5 +1,6 @@
 """Checkpoints, their bundles, and PyTorch's outputs for both, worked out here and not by the code under test."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -167,17 +168,20 @@ def names() -> Callable[[Any], dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
-def make_pair(tmp_path_factory: pytest.TempPathFactory, seeded_checkpoint: Callable[..., Path]) -> Callable[..., Pair]:
+def make_pair(make_once: Callable[..., Path], seeded_checkpoint: Callable[..., Path]) -> Callable[..., Pair]:
     """A seeded checkpoint and its bundle, made once for each set of overrides."""
     made: dict[str, Pair] = {}
 
     def make(**config: Any) -> Pair:
         key = repr(sorted(config.items()))
+
+        def make_both(folder: Path) -> None:
+            folder.mkdir()
+            export_bundle(str(seeded_checkpoint(folder / "checkpoint", **config)), folder / "bundle")
+
         if key not in made:
-            folder = tmp_path_factory.mktemp("pair")
-            checkpoint = seeded_checkpoint(folder / "checkpoint", **config)
-            export_bundle(str(checkpoint), folder / "bundle")
-            made[key] = Pair(checkpoint, folder / "bundle")
+            folder = make_once(f"pair-{hashlib.sha256(key.encode()).hexdigest()[:12]}", make_both)
+            made[key] = Pair(folder / "checkpoint", folder / "bundle")
         return made[key]
 
     return make
@@ -200,13 +204,16 @@ def model(shipped: Pair) -> runtime.Model:
 
 
 @pytest.fixture(scope="session")
-def short_sentences(novelist: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def short_sentences(novelist: Path, make_once: Callable[..., Path]) -> Pair:
     """The shipped checkpoint, told that a full stop ends a text: greedy texts then end, and at different times."""
-    folder = tmp_path_factory.mktemp("short_sentences")
-    shutil.copytree(novelist, folder / "checkpoint")
-    full_stop = GPT2TokenizerFast.from_pretrained(novelist)(".")["input_ids"]
-    for name in ("config.json", "generation_config.json"):
-        path = folder / "checkpoint" / name
-        path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [0, *full_stop]}))
-    export_bundle(str(folder / "checkpoint"), folder / "bundle")
+
+    def make(folder: Path) -> None:
+        shutil.copytree(novelist, folder / "checkpoint")
+        full_stop = GPT2TokenizerFast.from_pretrained(novelist)(".")["input_ids"]
+        for name in ("config.json", "generation_config.json"):
+            path = folder / "checkpoint" / name
+            path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [0, *full_stop]}))
+        export_bundle(str(folder / "checkpoint"), folder / "bundle")
+
+    folder = make_once("short-sentences", make)
     return Pair(folder / "checkpoint", folder / "bundle")
