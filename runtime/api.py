@@ -18,7 +18,7 @@ from runtime.checks import (
     check_threads,
 )
 from runtime.diagnosis.choice import find_placement
-from runtime.model import BATCH_SIZE, Model, Prompts
+from runtime.model import BATCH_SIZE, Loading, Model, Prompts
 from runtime.ort.placement import Placement
 from runtime.text.completion import Completion
 from runtime.text.options import GenerationOptions, check_settings
@@ -83,10 +83,10 @@ def load(
     draft = check_served(precision or "fp32", draft, placement)
     bundle = open_bundle(find_model(path), verify=verify)
     precision = precision or default_precision(bundle, placement)
-    precisions = [each for each in (precision, draft) if each]
-    with weights_verified(bundle, precisions if verify else ()):
-        model = Model(bundle, precision=precision, placement=placement, threads=threads, draft=draft, verify=verify)
-    check_untouched(bundle, names_read(bundle, precisions))
+    loading = Loading(bundle, precision, placement, threads, draft, verify)
+    with weights_verified(bundle, loading.precisions if verify else ()):
+        model = Model(loading, loading.make())
+    check_untouched(bundle, names_read(bundle, loading.precisions))
     logger.info("%s runs in %s on %s%s", bundle.folder, precision, placement, why)
     return model
 

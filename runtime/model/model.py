@@ -5,7 +5,6 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Unpack, overload
 from weakref import WeakSet
 
-from runtime.bundle.bundle import Bundle
 from runtime.checks import check_batch_size, check_count, check_ids, check_prompts, check_text
 from runtime.engine.decoding import decode_alone, decode_together, longest_first
 from runtime.engine.drafting import Drafting
@@ -17,7 +16,6 @@ from runtime.inside.inspector import Inspector
 from runtime.inside.lens import Lens
 from runtime.inside.summary import Summary, summarize
 from runtime.model.parts import Loading, Parts
-from runtime.ort.placement import Placement
 from runtime.session import Session
 from runtime.text.completion import Completion
 from runtime.text.generation import Generation
@@ -31,7 +29,7 @@ NO_FORKS = (
     "CUDA does not work in a process that was forked off one that has used it; load the model there alone, "
     "or start processes by spawn: multiprocessing.set_start_method('spawn')"
 )
-_models: "WeakSet[Model]" = WeakSet()
+models: "WeakSet[Model]" = WeakSet()  # of this process
 
 
 class Model:
@@ -43,23 +41,10 @@ class Model:
         bundle: What it was loaded from.
         device: Where it runs: "cpu", or "cuda:0" and so on.
         precision: Of its decode graph.
-        loading, prompting, decode_graph: Its parts, for the other modules of this package.
+        loading: How it was loaded, to load it again.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        precision: str,
-        placement: Placement,
-        threads: int | None,
-        draft: str | None = None,
-        verify: bool = False,
-    ) -> None:
-        loading = Loading(bundle, precision, placement, threads, draft, verify)
-        self._begin(loading, loading.make())
-
-    def _begin(self, loading: Loading, parts: Parts) -> None:
+    def __init__(self, loading: Loading, parts: Parts) -> None:
         self.loading = loading
         self.bundle = loading.bundle
         self.device = str(loading.placement)
@@ -67,19 +52,7 @@ class Model:
         self._parts: Parts | None = parts
         self._making = threading.Lock()
         tell_children(self, Model._forked)
-        _models.add(self)
-
-    @classmethod
-    def living(cls, loading: Loading) -> "Model | None":
-        """The model of this process that was loaded just so."""
-        return next((model for model in list(_models) if model.loading == loading), None)
-
-    @classmethod
-    def again(cls, loading: Loading) -> "Model":
-        """One that another process has loaded."""
-        model = cls.__new__(cls)
-        model._begin(loading, loading.again())
-        return model
+        models.add(self)
 
     def _ready(self) -> Parts:
         """The parts of this process, made again in one that was forked off."""
@@ -99,10 +72,12 @@ class Model:
 
     @property
     def prompting(self) -> Prompting:
+        """The bundle's rules for prompts, for the other modules of this package."""
         return (self._parts or self._ready()).prompting
 
     @property
     def decode_graph(self) -> DecodeGraph:
+        """The graph that generates, for the other modules of this package."""
         return (self._parts or self._ready()).decode_graph
 
     @property

@@ -37,6 +37,11 @@ class Loading:
     draft: str | None = None
     verify: bool = False
 
+    @property
+    def precisions(self) -> list[str]:
+        """Those whose weights it reads."""
+        return [each for each in (self.precision, self.draft) if each]
+
     def make(self) -> Parts:
         open_session = partial(open_decode_graph, self.bundle, placement=self.placement, own=self.verify)
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
@@ -53,8 +58,7 @@ class Loading:
 
     def again(self) -> Parts:
         """The same in another process: of the same files, which are hashed only if they may be others by now."""
-        precisions = [each for each in (self.precision, self.draft) if each]
-        bundle = reopen(self.bundle, precisions)
+        bundle = reopen(self.bundle, self.precisions)
         parts = replace(self, bundle=bundle).make()
-        check_untouched(bundle, names_read(bundle, precisions))
+        check_untouched(bundle, names_read(bundle, self.precisions))
         return parts

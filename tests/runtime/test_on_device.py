@@ -22,7 +22,7 @@ from runtime.graphs.device.cache import DeviceCache, bucket, row_bucket
 from runtime.graphs.device.graph import DeviceGraph
 from runtime.graphs.device.runs import CAPTURE_STEPS, MOST_CAPTURES
 from runtime.graphs.device.state import LOG
-from runtime.model import Model
+from runtime.model import Loading, Model
 from runtime.ort.memory import DeviceArray
 from runtime.ort.placement import Placement
 
@@ -32,7 +32,8 @@ UNEQUAL = 0.1  # of float16's tokens that may differ from PyTorch's, where two a
 
 
 def load(folder, precision="fp32", placement=REHEARSED):
-    return Model(open_bundle(folder, verify=False), precision=precision, placement=placement, threads=1)
+    loading = Loading(open_bundle(folder, verify=False), precision, placement, threads=1)
+    return Model(loading, loading.make())
 
 
 class Stepped:
