@@ -23,7 +23,7 @@ NEW = {"manifest.json": "new", "config.json": "new", "onnx/decode.onnx": "new", 
 EXPORT = """
 import json, os, signal, sys
 from pathlib import Path
-from export import output_folder, staging
+from export.bundle import output_folder, staging
 output, number, in_place, files = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
 if in_place:
     output_folder.is_mounted = lambda folder: folder == output

@@ -124,7 +124,11 @@ def test_a_long_text_is_read_in_parts_and_gives_the_same(seen, model, sizes, mon
     assert not np.triu(parts.attentions, 1).any()
 
 
-@pytest.mark.parametrize("layers", [{1, 2}, np.array([1, 2]), range(1, 3), iter([1, 2]), [np.int64(1), 2, 2]], ids=repr)
+@pytest.mark.parametrize(
+    "layers",
+    [{1, 2}, np.array([1, 2]), range(1, 3), iter([1, 2]), [np.int64(1), 2, 2]],
+    ids=["set", "array", "range", "iterator", "list"],
+)
 def test_layers_and_outputs_are_any_that_can_be_gone_through(seen, model, layers):
     some = model.inspect(TEXT, outputs={"attentions"}, layers=layers)
     assert some.layers == (1, 2)

@@ -16,7 +16,7 @@ from matplotlib import style  # noqa: E402
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.colors import to_rgb  # noqa: E402
 
-from runtime import plots  # noqa: E402
+from runtime.inside import plots  # noqa: E402
 from runtime.inside.plots.labels import label, label_step  # noqa: E402
 from runtime.inside.plots.lens import panels  # noqa: E402
 
