@@ -13,6 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 NOVELIST := models/novelist-onnx
+SIDE_BY_SIDE := --numprocesses auto --dist loadfile --durations 15
 
 .PHONY: help demo test test-all check format map clean
 .DELETE_ON_ERROR:
@@ -29,7 +30,10 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py $(NOVELIST)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not wide" $(SIDE_BY_SIDE)
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m wide $(SIDE_BY_SIDE)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -17,9 +17,8 @@ PINS = hasattr(os, "sched_setaffinity")
 ALL_CPUS = os.sched_getaffinity(0) if PINS else set()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Each process has CPUs of its own: two that spin on the same ones take three times as long."""
-    config.addinivalue_line("markers", "all_cpus: what threads do to each other, which takes more than one CPU")
+def pytest_configure() -> None:
+    """Each process has CPUs of its own: threads that spin on the same ones hold each other up."""
     if WORKER and PINS:
         number, count = int(WORKER.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         os.sched_setaffinity(0, set(sorted(ALL_CPUS)[number::count]) or ALL_CPUS)

@@ -11,6 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+CHOSEN = (
+    "cli",
+    "complete",
+    "devices",
+    "external_data",
+    "inspection",
+    "installation",
+    "locale",
+    "sessions",
+    "tokenizer",
+)
 ABSENT = ("torch", "transformers", "optimum", "onnx", "safetensors", "rich")
 
 
@@ -40,7 +51,8 @@ def test_it_holds_export_and_runtime_alone(wheel):
     assert {name for name in names if ".dist-info/" not in name} == sources
 
 
-def test_the_runtimes_tests_pass_without_torch(wheel, bundle, tmp_path):
+@pytest.mark.parametrize("chosen", [CHOSEN, pytest.param((), marks=pytest.mark.wide)], ids=["chosen", "all"])
+def test_the_runtimes_tests_pass_without_torch(wheel, bundle, tmp_path, chosen):
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
@@ -51,8 +63,10 @@ def test_the_runtimes_tests_pass_without_torch(wheel, bundle, tmp_path):
     shutil.copytree(ROOT / "tests" / "runtime", tmp_path / "tests" / "runtime")
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    settings = {**os.environ, "GPT2_ONNX_TEST_BUNDLE": str(bundle)}
-    summary = run(python, "-m", "pytest", "tests/runtime", cwd=tmp_path, env=settings)
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    settings["GPT2_ONNX_TEST_BUNDLE"] = str(bundle)
+    files = [f"tests/runtime/test_{name}.py" for name in chosen] or ["tests/runtime"]
+    summary = run(python, "-m", "pytest", *files, cwd=tmp_path, env=settings)
     print(summary)
     assert " passed" in summary
     help_text = run(environment / "bin" / "gpt2-onnx", "--help")

@@ -103,15 +103,18 @@ class Page:
             Select(self.find(name)).select_by_visible_text(str(number))
 
 
+HOW = "get one: apt-get install chromium chromium-driver, or Chrome and its chromedriver from Google"
+
+
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="THE PAGE IS NOT TESTED: selenium is not installed")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="THE PAGE IS NOT TESTED: selenium is not installed; make test installs it")
     from selenium.common.exceptions import WebDriverException
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not (chromium and driver):
-        pytest.skip("THE PAGE IS NOT TESTED: there is no Chromium or Chrome with its chromedriver in PATH")
+        pytest.skip(f"THE PAGE IS NOT TESTED: no Chromium or Chrome with its chromedriver is in PATH; {HOW}")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

@@ -23,7 +23,7 @@ FIELDS = [
 
 
 @pytest.fixture(
-    scope="module", params=["shipped", *FIELDS, pytest.param({"full": True}, marks=pytest.mark.slow)], ids=str
+    scope="module", params=["shipped", *FIELDS, pytest.param({"full": True}, marks=pytest.mark.wide)], ids=str
 )
 def pair(request, make_pair):
     if request.param == "shipped":

@@ -36,7 +36,7 @@ def test_shipped_checkpoint(shipped, prompt):
     shipped.assert_same(tokens, shipped.generate(prompt_ids, COUNT), prompt_ids)
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_full_size(make_pair, prompt):
     pair = make_pair(vocab_size=50257, n_positions=1024, n_embd=768, n_layer=12, n_head=12)

@@ -13,7 +13,7 @@ import runtime
 from runtime.bundle.bundle import open_bundle
 from runtime.graphs.reference import ReferenceGraph
 
-pytestmark = [pytest.mark.hub, pytest.mark.slow]
+pytestmark = [pytest.mark.hub]
 
 PROMPT = "Recurrent Neural Network will change the"
 IDS = [6690, 6657, 47986, 7311, 481, 1487, 262]

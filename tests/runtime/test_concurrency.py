@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 THREADS = 8
+pytestmark = pytest.mark.all_cpus
 
 
 def complete(model, probe, n):

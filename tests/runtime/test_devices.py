@@ -67,7 +67,7 @@ def machine(monkeypatch):
 
     def make(facts=ON_GPU, **behaviour):
         fake = FakeOnnxRuntime(**behaviour)
-        for module in ("device.choice", "session"):
+        for module in ("diagnosis.choice", "ort.sessions"):
             monkeypatch.setattr(f"runtime.{module}.load_onnxruntime", lambda: fake)
         monkeypatch.setattr("runtime.diagnosis.findings.gather", lambda **_: facts)
         return fake

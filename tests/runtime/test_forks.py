@@ -11,6 +11,7 @@ import pytest
 import runtime
 from runtime import BundleError
 
+pytestmark = pytest.mark.all_cpus
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 BEGIN = """

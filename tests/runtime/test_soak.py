@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.all_cpus
+
 STATM = Path("/proc/self/statm")
 MOST_GROWTH = 8 * 2**20
 
@@ -103,7 +105,7 @@ def test_a_batch_takes_memory_for_the_tokens_that_it_has_and_not_for_the_whole_c
     assert taken < 64 * shape["n_positions"] * token / 4, f"{taken / 2**20:.0f} MB for 64 rows of 22 tokens"
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_ten_thousand_completions_keep_no_memory(run_python, bundle):
     warm, end = run(run_python, SOAK, bundle)
     assert end["completions"] >= 10_000
