@@ -16,19 +16,19 @@
 
 What can be raised, all the way down:
 
-    ImportError        no usable ONNX Runtime is installed; the message names the command that mends it
+    ImportError        no usable ONNX Runtime is installed; the message names the command that fixes it
     TypeError          an argument of the wrong type
-    RuntimeError       a session that is closed, or under way elsewhere
+    RuntimeError       a session that is closed, or in use elsewhere
     ValueError         an option out of its range, or a prompt that does not fit the context
-      └ BundleError    a bundle that is missing, damaged or not ours
+      └ BundleError    a bundle that is missing, damaged, or not a bundle
 """
 
 import os
 import sys
 
-_home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  (pathlib may be theirs)
+_home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  (pathlib may be shadowed)
 if sys.argv[:1] == ["-m"] and sys.path[0] == os.getcwd() != _home:  # noqa: PTH109
-    del sys.path[0]  # -m puts the current folder there, which may be a bundle with a numpy.py in it
+    del sys.path[0]  # -m puts the current folder first; it may be a bundle with a numpy.py in it
 
 from runtime.errors import BundleError
 from runtime.ort.install import ensure_onnxruntime, started_as_command
@@ -51,7 +51,7 @@ __all__ = [
     "load",
 ]
 
-if not started_as_command():  # a command says the same in one line, without a traceback
+if not started_as_command():  # a command reports the same in one line, without a traceback
     ensure_onnxruntime()
 
 from runtime.api import complete, load

@@ -1,4 +1,4 @@
-"""`runtime.load`, from a folder to a model; `runtime.complete`, whose model is loaded at the first call and kept."""
+"""`runtime.load` loads a bundle; `runtime.complete` loads one on its first call and keeps it."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ from runtime.text.options import GenerationOptions, check_settings
 
 MODEL_VARIABLE = "GPT2_ONNX_MODEL"
 DEFAULT_MODEL = "models/gpt2"
-ON_CUDA = ("fp16", "fp32")  # precisions
+ON_CUDA = ("fp16", "fp32")  # the precisions that CUDA serves
 Folder = str | os.PathLike[str] | None
 _loaded: dict[tuple[object, ...], dict[str | None, Model]] = {}  # by folder and device, then precision; None: default
 _lock = threading.Lock()
@@ -48,25 +48,25 @@ def load(
 
     Args:
         path: The bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
-        precision: Of the decode graph: `"fp32"` computes what PyTorch does; `"fp16"` is for CUDA; `"int8"` and
-            `"int4"` are for the CPU, faster and smaller, and nearly the same. All but fp32 must have been exported.
+        precision: The decode graph's precision. `"fp32"` computes what PyTorch does; `"fp16"` is for CUDA; `"int8"`
+            and `"int4"` are for the CPU: faster, smaller, and nearly the same. All but fp32 must have been exported.
             By default fp32, and on CUDA fp16 where the bundle has it.
-        draft: A lower precision of the same bundle that drafts for this one, on the CPU: more memory, and several
-            tokens out of a run. What comes out stays the same.
+        draft: A lower precision of the same bundle that drafts for this one, on the CPU: it takes more memory and
+            gives several tokens per run. The output stays the same.
         device: `"cpu"`; `"cuda"`, or `"cuda:1"` for another card: that or an error; `"auto"`: CUDA where it works,
-            else the CPU, and a line in the log says which.
-        threads: Threads of one call on the CPU, 1 or more; by default the CPUs that this process may use.
-        verify: Check the SHA-256 of every file that it reads; sizes and presence of all are checked in any case.
+            else the CPU, and the log says which.
+        threads: Threads per call on the CPU, 1 or more; by default the CPUs that this process may use.
+        verify: Check the SHA-256 of every file that is read; presence and size of all files are always checked.
         gpu_mem_limit: Bytes of the card's memory that ONNX Runtime's arena may take for weights and intermediate
-            results, 1 MiB or more; keys and values come on top. By default all there is.
+            results, 1 MiB or more; keys and values come on top. By default unlimited.
         arena_extend_strategy: How that arena grows: `"kNextPowerOfTwo"`, ONNX Runtime's default, or
-            `"kSameAsRequested"`, which takes less and asks more often.
+            `"kSameAsRequested"`, which takes less memory and allocates more often.
         cuda_graph: Capture the steps of greedy decoding as CUDA graphs, where ONNX Runtime can.
 
     Raises:
         BundleError: The bundle is missing, damaged, newer than this release, not a bundle, or lacks the precision.
         MemoryError: The card has no room for the model.
-        RuntimeError: CUDA was asked for and does not run here; the message names the cause and what mends it.
+        RuntimeError: CUDA was asked for and does not run here; the message names the cause and the fix.
         ValueError: An option out of its range.
 
     Example:
@@ -92,9 +92,9 @@ def load(
 
 
 def choose(device: str, asked: Placement, precision: str | None, draft: str | None) -> tuple[Placement, str]:
-    """Where to run, and why; "auto" is the CPU for what only the CPU has."""
+    """Choose where to run, and say why; "auto" is the CPU for what only the CPU has."""
     if device == "auto" and (draft is not None or precision not in (None, *ON_CUDA)):
-        return asked, f", which alone has {'drafts' if draft else precision}"
+        return asked, f", the only device with {'drafts' if draft else precision}"
     return find_placement(device, asked)
 
 
@@ -114,7 +114,7 @@ def check_served(precision: str, draft: str | None, placement: Placement) -> str
 
 
 def find_model(path: Folder) -> Path:
-    """The folder a caller means, whether or not anything is there."""
+    """The folder the caller means, whether or not it exists."""
     return Path(path or os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL)
 
 
@@ -147,18 +147,18 @@ def complete(
     batch_size: int = BATCH_SIZE,
     **options: Unpack[GenerationOptions],
 ) -> Completion | list[Completion]:
-    """Continue a prompt, or several side by side; the model is loaded once and kept.
+    """Continue one prompt, or several in a batch; the model is loaded once and kept.
 
     Args:
         prompt: Text, or a list of texts; an empty text starts from `<|endoftext|>`.
         model: A bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
         precision: `"fp32"`, `"fp16"`, `"int8"` or `"int4"`, as in `load`.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`, as in `load`.
-        batch_size: Of a list, how many prompts are under way at once, 1 to 1,024.
+        batch_size: How many prompts of a list run at once, 1 to 1,024.
         options: See `GenerationOptions`.
 
     Returns:
-        A completion; of a list of prompts a list, in their order.
+        A completion; for a list of prompts, a list in the same order.
 
     Raises:
         BundleError: The bundle is missing, damaged, newer than this release, or not a bundle.
@@ -175,7 +175,7 @@ def complete(
 
 
 def in_child() -> None:
-    """The lock may have been held by a thread that is not in the child; models know by themselves."""
+    """Replace the lock: a thread that does not exist in the child may have held it. Models handle forks themselves."""
     global _lock
     _lock = threading.Lock()
 
@@ -192,7 +192,7 @@ def kept_model(path: Path, precision: str | None, device: str, gpu_mem_limit: in
         kept = _loaded.setdefault(key, {})
         forget_replaced(kept)
         if precision is None and "fp32" in kept and kept["fp32"].device == "cpu":
-            precision = "fp32"  # the default there
+            precision = "fp32"  # the default on the CPU
         if precision not in kept:
             model = load(path, precision=precision, device=device, gpu_mem_limit=gpu_mem_limit)
             kept[precision] = kept[model.precision] = model
@@ -200,7 +200,7 @@ def kept_model(path: Path, precision: str | None, device: str, gpu_mem_limit: in
 
 
 def forget_replaced(kept: dict[str | None, Model]) -> None:
-    """Models whose folder holds another bundle by now: nobody else could load that one in their place."""
+    """Drop models whose folder now holds another bundle, so that the next call loads the new one."""
     for precision, model in list(kept.items()):
         if model.bundle.has_successor():
             logger.info("%s was replaced; it is loaded again", model.bundle.folder)

@@ -1,4 +1,4 @@
-"""What arrays hold, and the softmax over them."""
+"""Array types, softmax and log-softmax."""
 
 from typing import TypeVar
 

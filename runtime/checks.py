@@ -1,4 +1,4 @@
-"""The checks that options share: each value once, at the door, and one line that names option, range and value."""
+"""Checks of option values, made once at the public API; each error names the option, the range and the value."""
 
 import math
 import re
@@ -24,7 +24,7 @@ def check_batch_size(value: object) -> int:
 
 
 def shown(value: object) -> str:
-    """`value` for a message; Python refuses to print integers of over 4,300 digits."""
+    """`value` for a message; Python refuses to print integers of more than 4,300 digits."""
     try:
         return str(value)
     except ValueError:
@@ -68,7 +68,7 @@ def check_precision(value: object) -> str | None:
 
 
 def check_draft_precision(value: object, precision: str) -> str | None:
-    """One that is lower than `precision`, or None."""
+    """`value`, if it is None or a precision lower than `precision`."""
     lower = [draft for draft in DRAFTS if PRECISIONS.index(draft) > PRECISIONS.index(precision)]
     if value is None or (isinstance(value, str) and value in lower):
         return value
@@ -77,7 +77,7 @@ def check_draft_precision(value: object, precision: str) -> str | None:
 
 
 def check_device(value: object) -> tuple[str, int]:
-    """("auto", "cpu" or "cuda", the card's number)."""
+    """("auto", "cpu" or "cuda"; the card's number)."""
     found = DEVICE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', N from 0 up, got {value!r}")
@@ -96,7 +96,7 @@ def check_gpu_mem_limit(value: object) -> int | None:
 
 
 def check_text(name: str, value: object) -> str:
-    """`value` as text that UTF-8 can carry."""
+    """`value`, if it is text that UTF-8 can encode."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {type(value).__name__}")
     try:
@@ -108,7 +108,7 @@ def check_text(name: str, value: object) -> str:
 
 
 def check_prompts(value: list[Any] | tuple[Any, ...], name: str = "prompt") -> list[str]:
-    """Texts, each named by its place."""
+    """`value` as texts; an error names the text by its index."""
     return [check_text(f"{name}[{number}]", text) for number, text in enumerate(value)]
 
 

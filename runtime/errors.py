@@ -1,4 +1,4 @@
-"""The one exception of our own, and the commands that messages give, to be pasted into a shell."""
+"""BundleError, and shell-quoted commands for error messages."""
 
 import os
 import shlex
@@ -10,12 +10,12 @@ class BundleError(ValueError):
 
 
 def command(*words: str | PurePath) -> str:
-    """The words of a command, each quoted where it must be; a path never looks like an option."""
+    """A command line to paste into a shell: words quoted where needed; a path never looks like an option."""
     return " ".join(map(quote, words))
 
 
 def quote(word: str | PurePath) -> str:
-    """What is not to be seen is spelled out in bash's and zsh's $'…', so that it stays in one line."""
+    """Quote one word; unprintable characters are escaped in bash's and zsh's $'…', so that it stays on one line."""
     text = str(word)
     if isinstance(word, PurePath) and text.startswith("-"):
         text = f"./{text}"

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, named so that all can read them, and told from those that come in their place."""
+"""File helpers: atomic writes, a check that names are UTF-8, and marks that tell whether a file was replaced."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from runtime.errors import BundleError, quote
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; what was there stays until all is written. An OSError names `path`."""
+    """Yield a path beside `path` to write to; it replaces `path` once it is complete. An OSError names `path`."""
     beside = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
         yield beside
@@ -28,7 +28,7 @@ def check_name(path: str | os.PathLike[str]) -> None:
     name = os.fsdecode(path)
     try:
         same = os.fsencode(name) == name.encode("utf-8")
-    except UnicodeEncodeError:  # what the locale does not have: a lone surrogate if it was read, else a character
+    except UnicodeEncodeError:  # not in the locale's encoding: a lone surrogate if the name was read, else a character
         same = False
     if not same:
         raise BundleError(f"{quote(name)} cannot be used: {cause()}")
@@ -42,7 +42,7 @@ def cause() -> str:
 
 
 class Mark(NamedTuple):
-    """What tells a file from another that comes in its place, without reading it.
+    """Tells a file from one that replaced it, without reading it.
 
     Equal marks mean the same file with the same content; times are in nanoseconds.
     """
@@ -51,14 +51,14 @@ class Mark(NamedTuple):
     inode: int
     size: int
     modified: int
-    changed: int  # the only one that no tool sets back; a new link or mode sets it, too
+    changed: int  # the only one that no tool can set back; a new link or mode changes it, too
 
     def same_content(self, other: "Mark") -> bool:
-        """Whether nothing but links and modes may differ."""
+        """Whether at most links and modes differ."""
         return self[:4] == other[:4]
 
 
 def find_mark(path: Path) -> Mark:
-    """OSError where there is no such file."""
+    """The mark of the file at `path`; OSError if there is none."""
     found = path.stat()
     return Mark(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

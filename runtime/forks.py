@@ -1,7 +1,7 @@
-"""What becomes of a model in a process that was forked off.
+"""Fork safety: a forked child leaves its parent's models and sessions alone and makes its own.
 
 Only the thread that forks lives on in the child. ONNX Runtime's threads are gone there, and a lock that another thread
-held stays locked for ever. So a child leaves alone what was made before it, and makes its own.
+held stays locked forever. So a child leaves alone what was made before the fork, and makes its own.
 """
 
 import ctypes
@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
-making_session = threading.RLock()  # one is made at a time, and none while this process forks
+making_session = threading.RLock()  # one session is made at a time, and none while this process forks
 _living: WeakKeyDictionary[Any, Callable[[Any], None]] = WeakKeyDictionary()
 
 
 def tell_children(thing: T, forked: Callable[[T], None]) -> None:
-    """Call `forked(thing)` in every child, as long as `thing` lives; first of all, in the only thread there."""
+    """Call `forked(thing)` in every child, as long as `thing` lives, before any other code runs there."""
     _living[thing] = forked
 
 
@@ -28,7 +28,7 @@ def in_child() -> None:
 
 
 def leave_alone(thing: object) -> None:
-    """Never free it: what it holds would wait for threads and locks of another process."""
+    """Never free `thing`: freeing it would wait for threads and locks of another process."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
@@ -38,7 +38,7 @@ def owner(what: str, remedy: str) -> Callable[[], None]:
 
     def check() -> None:
         if os.getpid() != home:
-            raise RuntimeError(f"this {what} is another process's, which forked this one; {remedy}")
+            raise RuntimeError(f"this {what} belongs to the parent process, which forked this one; {remedy}")
 
     return check
 

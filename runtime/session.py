@@ -1,4 +1,4 @@
-"""A text that grows turn by turn, its keys and values kept between the turns."""
+"""Sessions: a text that grows turn by turn; its keys and values stay cached between turns."""
 
 import threading
 from collections.abc import Generator, Iterator
@@ -19,10 +19,10 @@ from runtime.text.stream import Stream
 
 
 class Session:
-    """A text so far, prompts and completions, which the next completion continues. Made by `Model.session`.
+    """A text of prompts and completions that the next completion continues. Made by `Model.session`.
 
-    What comes out is what `Model.complete` gives for the whole text, in int8 and int4 but for their rounding; what it
-    costs is only what was not read before.
+    The output is what `Model.complete` gives for the whole text, up to rounding in int8 and int4; only ids that are not
+    cached yet are run.
     Close it, or leave its `with` block, to give its cache back. A session serves one thread; a model serves many.
 
     Example:
@@ -44,11 +44,11 @@ class Session:
         self._turn = 0
         self._text = ""
         self._ids: list[int] = []  # of the text
-        self._read: list[int] = []  # of what the cache holds
+        self._read: list[int] = []  # of the tokens in the cache
 
     @property
     def text(self) -> str:
-        """Everything so far, prompts and completions. A text begun by an empty prompt has its `<|endoftext|>` there."""
+        """All prompts and completions so far. A text that an empty prompt began starts with `<|endoftext|>`."""
         return self._text
 
     @property
@@ -57,15 +57,15 @@ class Session:
         return tuple(self._ids)
 
     def complete(self, more_text: str = "", **options: Unpack[GenerationOptions]) -> Completion:
-        """Continue the text so far and `more_text` after it; without any, go on where the last completion stopped.
+        """Append `more_text` to the text and continue it; without any, continue where the last completion stopped.
 
         Args:
-            more_text: What the caller adds.
+            more_text: The text to append.
             options: See `GenerationOptions`.
 
         Raises:
             ValueError: An option out of its range, or a text that leaves no room in the context; nothing is added.
-            RuntimeError: The session is closed, or under way in a stream or another thread.
+            RuntimeError: The session is closed, or in use by a stream or another thread.
         """
         stream = self.stream(more_text, **options)
         for _ in stream:
@@ -74,7 +74,7 @@ class Session:
         return stream.completion
 
     def stream(self, more_text: str = "", **options: Unpack[GenerationOptions]) -> Stream:
-        """As `complete`, giving pieces of text as they are certain. After an early `close` the text so far is kept."""
+        """Like `complete`, but yield pieces of text once they are final. An early `close` keeps the text so far."""
         settings, more_text = check_settings(options), check_text("more_text", more_text)
         with self._used():
             ids = self._ids_with(more_text)
@@ -84,12 +84,12 @@ class Session:
     def rewind(self, tokens: int) -> None:
         """Forget the last `tokens` of the session's `token_ids`, from 0 to all of them.
 
-        To come back to a place, note `len(session.token_ids)` there: a completion's own `token_ids` also hold what
-        ended it, which the text does not.
+        To return to a point, note `len(session.token_ids)` there: a completion's own `token_ids` also include the stop
+        or `<|endoftext|>` that ended it, which the text does not.
 
         Raises:
             ValueError: More tokens than there are.
-            RuntimeError: The session is closed, or under way in a stream or another thread.
+            RuntimeError: The session is closed, or in use by a stream or another thread.
         """
         with self._used():
             kept = len(self._ids) - check_count("tokens", tokens, least=0, most=len(self._ids))
@@ -98,12 +98,12 @@ class Session:
             self._text = self._prompting.tokenizer.decode_after_start(self._ids)
 
     def close(self) -> None:
-        """Give the cache back, as soon as a stream that is under way has ended; the text can still be read."""
+        """Give the cache back once no stream uses it; the text can still be read."""
         self._closed = True
         self._give_back()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a session cannot be pickled, as its cache is this process's; give its text: session.text")
+        raise TypeError("a session cannot be pickled, as its cache is in this process; pass its text: session.text")
 
     def __enter__(self) -> "Session":
         return self
@@ -113,7 +113,7 @@ class Session:
 
     @contextmanager
     def _used(self) -> Iterator[DecodeState]:
-        """The state, for one user at a time."""
+        """Lend the state to one user at a time."""
         self._check_owner()
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this session is in use: close its stream first, and give each thread a session")
@@ -126,7 +126,7 @@ class Session:
             self._give_back()
 
     def _give_back(self) -> None:
-        """Once, if the session is closed and nobody uses its cache."""
+        """Give the cache back once, if the session is closed and the cache is not in use."""
         if not self._closed or not self._busy.acquire(blocking=False):
             return
         try:
@@ -137,18 +137,18 @@ class Session:
             self._busy.release()
 
     def _ids_with(self, more_text: str) -> list[int]:
-        """As from scratch: what is added may join the last token. Without more, the text goes on from its own ids."""
+        """Encode the whole text again, as `more_text` may merge with the last token; without any, keep the ids."""
         name = "the session's text"
         if self._ids and not more_text:
             return self._prompting.check_room(self._ids, name)
         return self._prompting.encode(self._text + more_text, name)
 
     def _pieces(self, generation: Generation, turn: int) -> Generator[str]:
-        """Generate, running only over what the cache does not hold; keep what came, however it ends."""
+        """Generate, running only ids that are not cached; keep what was generated, however it ends."""
         ids = generation.prompt_ids
         with self._used() as state:
             if turn != self._turn:
-                raise RuntimeError("the session went on since this stream was made; make another")
+                raise RuntimeError("the session has continued since this stream was made; make another")
             self._turn += 1
             known = min(common_length(self._read, ids), len(ids) - 1)
             state.rewind(known)
@@ -160,9 +160,9 @@ class Session:
                 self._keep(generation)
 
     def _keep(self, generation: Generation) -> None:
-        """The text is what a reader has seen: without what ended it, and without the rest of a stop's last token.
+        """Keep the text that a reader has seen: without the stop or end that finished it, or the rest of its token.
 
-        It is decoded as a whole, because a turn may have ended in half a character.
+        The text is decoded as a whole, because a turn may have ended in the middle of a character.
         """
         tokenizer = self._prompting.tokenizer
         ids = [*generation.prompt_ids, *generation.token_ids]

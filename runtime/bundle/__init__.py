@@ -1,1 +1,1 @@
-"""What lies on the disk, and whether to trust it."""
+"""The bundle on disk: its manifest, its files, and the checks before they are used."""

@@ -1,4 +1,4 @@
-"""A bundle on disk, checked before anything in it is run."""
+"""A bundle on disk: found, checked against its manifest, and its weights hashed while they load."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from runtime.errors import BundleError, command
 from runtime.files import Mark, check_name, find_mark
 
 WEIGHTS_SUFFIX = ".onnx_data"
-GENERATING = {"decode", "prefill"}  # kinds of graphs
+GENERATING = {"decode", "prefill"}  # the kinds of graphs that generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Bundle:
     """A folder whose manifest was read and whose files are all there.
 
     Attributes:
-        folder: Its real path: neither another current folder nor a link that is switched leads elsewhere.
-        marks: Of its files, as they were found, the manifest among them.
+        folder: Its real path, so that a change of the current folder or of a link does not lead elsewhere.
+        marks: The marks of its files and of the manifest when the bundle was opened.
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class Bundle:
     marks: Mapping[str, Mark] = field(default_factory=dict, compare=False, repr=False)
 
     def graph_path(self, kind: Kind, precision: str = "fp32") -> Path:
-        """The file of a graph, after a look at where it would read its weights from."""
+        """The file of a graph, after checking where it reads its weights from."""
         graph = self.manifest.graph(kind, precision)
         external_files(self.folder, graph.path, self.manifest)
         return self.folder / graph.path
@@ -49,20 +49,20 @@ class Bundle:
         return external_files(self.folder, path.relative_to(self.folder).as_posix(), self.manifest)
 
     def has_successor(self) -> bool:
-        """Whether another manifest lies in its place by now."""
+        """Whether the manifest on disk has been replaced since."""
         try:
             return find_mark(self.folder / NAME) != self.marks[NAME]
         except OSError:
             return False
 
     def bos_token_id(self) -> int | None:
-        """What an empty prompt starts from."""
+        """The id that an empty prompt starts from."""
         value = self._generation_setting("bos_token_id")
         known = isinstance(value, int) and 0 <= value < self.manifest.architecture.vocab_size
         return value if known else None
 
     def eos_token_ids(self) -> frozenset[int]:
-        """What ends a text; empty if nothing does."""
+        """The ids that end a text; empty if none does."""
         value = self._generation_setting("eos_token_id")
         values = value if isinstance(value, list) else [value]
         return frozenset(token for token in values if isinstance(token, int))
@@ -80,8 +80,8 @@ class Bundle:
 def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
     """Read the manifest and check that every file is there with its size and, if `verify`, its SHA-256.
 
-    The weights are the exception: they are the bulk, and nothing reads meaning into them. `weights_verified` hashes
-    those that are wanted while a session takes them in.
+    Weights are the exception: they are most of the bytes, and nothing parses them. `weights_verified` hashes the ones
+    needed while a session loads them.
     """
     folder = find_folder(path)
     marks = {NAME: find_mark(folder / NAME)}
@@ -97,8 +97,8 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
 def weights_verified(bundle: Bundle, precisions: Iterable[str]) -> Iterator[None]:
     """Hash the weights of some precisions while the block makes sessions; BundleError if they are not the manifest's.
 
-    Measured one after the other, hashing 498 MB takes 0.35 s and making the session 0.60 s; on two CPUs the hashing
-    costs next to nothing this way.
+    One after the other, hashing 498 MB takes 0.35 s and making the session 0.60 s; side by side on two CPUs, the
+    hashing costs next to nothing.
     """
     weights = {name for precision in precisions for name in bundle.weights_of(precision)}
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -106,7 +106,7 @@ def weights_verified(bundle: Bundle, precisions: Iterable[str]) -> Iterator[None
         try:
             yield
         finally:
-            verdict.result()  # comes before whatever damaged weights led to
+            verdict.result()  # takes precedence over an error that damaged weights caused
 
 
 def check_hashes(bundle: Bundle, names: Iterable[str]) -> None:
@@ -115,19 +115,19 @@ def check_hashes(bundle: Bundle, names: Iterable[str]) -> None:
 
 
 def parsed_files(manifest: Manifest) -> list[str]:
-    """Everything but weights."""
+    """All files except weights."""
     return [name for name in manifest.files if not name.endswith(WEIGHTS_SUFFIX)]
 
 
 def find_folder(path: str | Path) -> Path:
-    """The folder at `path`, if there is a manifest in it: its real path, made once."""
+    """The real path of the folder at `path`, if it holds a manifest."""
     check_name(path)
     try:
         folder = Path(path).expanduser()
         real = Path(os.path.realpath(folder))
         if (real / NAME).is_file():
             return real
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, no such home, a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such home, a NUL
         raise BundleError(f"no bundle at {path}: {error}") from None
     if (folder / "config.json").is_file():
         raise BundleError(f"{folder} is a checkpoint, not a bundle; make one: {export(folder)} --output DIR")
@@ -171,16 +171,16 @@ def file_sha256(path: Path) -> str:
 
 
 def external_files(folder: Path, graph: str, manifest: Manifest) -> set[str]:
-    """The weights files of a graph, which may be the bundle's own alone."""
+    """The weights files of a graph; BundleError if one is not in the bundle."""
     locations = locations_in(folder / graph, mark_there(folder / graph))
     files = {posixpath.normpath(posixpath.join(posixpath.dirname(graph), location)): location for location in locations}
     for name, location in files.items():
         if name not in manifest.files:
-            raise BundleError(f"{folder / graph} reads weights from {location!r}, which is no file of this bundle")
+            raise BundleError(f"{folder / graph} reads weights from {location!r}, which is not a file of this bundle")
     return set(files)
 
 
 @lru_cache(maxsize=16)
 def locations_in(path: Path, _mark: Mark) -> frozenset[str]:
-    """Once for each graph as long as it stays as it is: loading asks several times, and each takes 15 ms."""
+    """External data of a graph, cached while its file is unchanged: loading asks several times, each takes 15 ms."""
     return frozenset(external_data_locations(path))

@@ -1,7 +1,7 @@
-"""Which files an ONNX graph would read its weights from, found without the onnx package.
+"""The external data files that an ONNX graph names, found without the onnx package.
 
-ONNX Runtime reads whatever path a graph names. So the names are looked at before it does: this walks the protobuf
-wire format (https://protobuf.dev/programming-guides/encoding/) along the fields of onnx.proto that can hold a tensor.
+ONNX Runtime reads whatever path a graph names, so the names are checked first. This walks the protobuf wire format
+(https://protobuf.dev/programming-guides/encoding/) along the fields of onnx.proto that can hold a tensor.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def walk(message: memoryview, kind: str) -> Iterator[memoryview]:
 
 
 def payloads(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(field number, payload) of each length-delimited field in turn; onnx.proto has its messages and texts there."""
+    """(field number, payload) of each length-delimited field in turn: onnx.proto's messages and strings."""
     position = 0
     while position < len(message):
         tag, position = varint(message, position)
@@ -61,7 +61,7 @@ def payloads(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def field_size(message: memoryview, position: int, wire: int) -> tuple[int, int]:
-    """(bytes of the field, where they begin)."""
+    """(bytes in the field, where they begin)."""
     if wire == VARINT:
         return varint(message, position)[1] - position, position
     if wire == LENGTH_DELIMITED:

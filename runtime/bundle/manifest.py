@@ -1,4 +1,4 @@
-"""manifest.json: what a bundle holds, where it came from, and what was proved of it."""
+"""manifest.json: what a bundle contains, where it came from, and how its parity was proved."""
 
 import json
 import math
@@ -67,7 +67,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Ids of a prompt, and those that greedy decoding says after it."""
+    """Ids of a prompt, and the ids that greedy decoding gives after it."""
 
     prompt_ids: list[int]
     token_ids: list[int]
@@ -75,9 +75,9 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """Of the first tokens of each probe, or of one probe in each layer: their log-probabilities in PyTorch's float64.
+    """Log-probabilities in PyTorch's float64 of each probe's first tokens, or of one probe's in each layer.
 
-    `pytorch_errors` are PyTorch's largest by precision, absolute.
+    `pytorch_errors` are PyTorch's largest absolute errors by precision.
     """
 
     logprobs: list[list[float]]
@@ -86,10 +86,10 @@ class Likelihoods:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A bundle's manifest. `files` is by path within the bundle, with forward slashes; manifest.json is not in it.
+    """A bundle's manifest. `files` is keyed by path within the bundle, with forward slashes, without manifest.json.
 
-    `adapter` is what was merged into the checkpoint, its SHA-256 over adapter_config.json and its weights; None if
-    nothing was.
+    `adapter` is what was merged into the checkpoint, its SHA-256 taken over adapter_config.json and its weights; None
+    if nothing was merged.
     """
 
     source: Source
@@ -113,7 +113,7 @@ class Manifest:
         return any((graph.kind, graph.precision) == (kind, precision) for graph in self.graphs)
 
     def probes(self) -> list[Continuation]:
-        """The greedy tokens that PyTorch gave, to be replayed anywhere."""
+        """PyTorch's greedy tokens, which any machine can replay."""
         try:
             probes = [build(Continuation, probe) for probe in self.parity["greedy"]["probes"]]
             ids = {token for probe in probes for token in (*probe.prompt_ids, *probe.token_ids)}
@@ -127,11 +127,11 @@ class Manifest:
         return probes
 
     def likelihoods(self) -> Likelihoods | None:
-        """How likely PyTorch finds the probes' tokens; None in bundles that were made before this was noted."""
+        """How likely PyTorch finds the probes' tokens; None in older bundles, which do not record it."""
         return self._likelihoods("likelihoods", lambda rows: rows >= len(self.probes()))
 
     def lens_likelihoods(self) -> Likelihoods | None:
-        """How likely it finds the first probe's in each layer under the lens; None in such bundles, too."""
+        """How likely PyTorch finds the first probe's tokens in each layer, by the lens; None in older bundles."""
         return self._likelihoods("lens", lambda rows: rows == self.architecture.n_layer)
 
     def _likelihoods(self, name: str, enough: Callable[[int], bool]) -> Likelihoods | None:
@@ -169,7 +169,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file whose top is an object."""
+    """The object in a JSON file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -182,7 +182,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def parse(content: dict[str, Any]) -> Manifest:
     for name, kind in PARTS.items():
         if not isinstance(content.get(name), kind):
-            raise TypeError(f"its {name} is no {kind.__name__}")
+            raise TypeError(f"its {name} is not a {kind.__name__}")
     files = {checked_path(path): build(FileRecord, record) for path, record in content["files"].items()}
     graphs = tuple(build(Graph, graph) for graph in content["graphs"])
     for graph in graphs:
@@ -200,32 +200,32 @@ def parse(content: dict[str, Any]) -> Manifest:
 
 
 def build(kind: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass from JSON, every field present and of its type; keys that it lacks are left for newer readers."""
+    """A dataclass from JSON, every field present and of its type; unknown keys are ignored."""
     hints = get_type_hints(kind)
     names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for name in names:
         expected = get_origin(hints[name]) or hints[name]
-        expected = str if expected is Literal else expected  # a newer bundle may have kinds of graphs that this has not
+        expected = str if expected is Literal else expected  # a newer bundle may have kinds of graphs unknown here
         if not isinstance(values[name], expected) or (expected is int and isinstance(values[name], bool)):
             raise TypeError(f"{kind.__name__}.{name} is {values[name]!r}, not {expected.__name__}")
     return kind(**{name: values[name] for name in names})
 
 
 def finite(likelihoods: Likelihoods) -> Likelihoods:
-    """`likelihoods` themselves, if all of it is numbers, and an error is there for float32."""
+    """`likelihoods`, if all its numbers are finite and it has an error for float32."""
     if not all(isinstance(row, list) and row for row in likelihoods.logprobs):
-        raise ValueError("a row of log-probabilities is empty, or none")
+        raise ValueError("a row of log-probabilities is empty, or not a list")
     if likelihoods.pytorch_errors["fp32"] < 0:
         raise ValueError("an error is less than 0")
     numbers = [*likelihoods.pytorch_errors.values(), *(number for row in likelihoods.logprobs for number in row)]
     for number in numbers:
         if not isinstance(number, float) or not math.isfinite(number):
-            raise ValueError(f"{number!r} is no finite number")
+            raise ValueError(f"{number!r} is not a finite number")
     return likelihoods
 
 
 def positive(architecture: Architecture) -> Architecture:
-    """`architecture` itself, its sizes all 1 or more."""
+    """`architecture`, if all its sizes are 1 or more."""
     for name, value in asdict(architecture).items():
         if type(value) is int and value < 1:
             raise ValueError(f"Architecture.{name} is {value}")
@@ -233,7 +233,7 @@ def positive(architecture: Architecture) -> Architecture:
 
 
 def checked_path(path: str) -> str:
-    """A relative path that stays within the bundle."""
+    """`path`, if it is relative and stays within the bundle."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or "\\" in path or ":" in path or ".." in parts:
         raise ValueError(f"file {path!r} lies outside the bundle")

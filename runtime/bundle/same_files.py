@@ -1,4 +1,4 @@
-"""What is opened after a bundle was, and what is opened together: the files that were there, or BundleError."""
+"""Guards against files replaced after their bundle was opened: the same files, or BundleError."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,9 +13,9 @@ from runtime.forks import making_session
 
 @contextmanager
 def same_files(bundle: Bundle, path: Path) -> Iterator[set[str]]:
-    """Around the making of a session for the graph at `path`, which opens it and its weights; gives their names.
+    """Check a graph and its weights before and after the block, which makes a session of them; yield the weight files.
 
-    They are looked at before, so that nothing of another bundle is parsed, and afterwards, as they may be replaced
+    The check before keeps another bundle's files from being parsed; the check after catches files that were replaced
     meanwhile. One session is made at a time.
     """
     graph = path.relative_to(bundle.folder).as_posix()
@@ -28,9 +28,9 @@ def same_files(bundle: Bundle, path: Path) -> Iterator[set[str]]:
 
 
 def check_same(bundle: Bundle, names: Iterable[str]) -> None:
-    """Raise BundleError unless these files are those of the bundle when it was opened, or copies of them.
+    """Raise BundleError unless these files are those that the bundle was opened with, or copies of them.
 
-    A file with another mark is read: a copy has the manifest's SHA-256.
+    A file with another mark is hashed: a copy has the manifest's SHA-256.
     """
     for name in names:
         path = bundle.folder / name
@@ -48,7 +48,7 @@ def names_read(bundle: Bundle, precisions: Iterable[str]) -> set[str]:
 
 
 def check_untouched(bundle: Bundle, names: Iterable[str]) -> None:
-    """Raise BundleError if a file was changed or replaced since the bundle was opened: what was read may be of both."""
+    """Raise BundleError if a file changed since the bundle was opened: what was read may mix old and new."""
     for name in names:
         path = bundle.folder / name
         try:
@@ -60,7 +60,7 @@ def check_untouched(bundle: Bundle, names: Iterable[str]) -> None:
 
 
 def reopen(bundle: Bundle, precisions: Iterable[str]) -> Bundle:
-    """The same bundle for another process; BundleError where what these precisions read is no longer the same."""
+    """The same bundle for another process; BundleError if a file that these precisions read has changed."""
     check_same(bundle, parsed_files(bundle.manifest))
     names = names_read(bundle, precisions)
     marks = {}

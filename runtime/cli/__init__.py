@@ -1,1 +1,1 @@
-"""`python -m runtime COMMAND`, installed as `gpt2-onnx`: one module a command."""
+"""The commands of `gpt2-onnx` (or `python -m runtime`): one module per command, and what they share."""

@@ -1,4 +1,4 @@
-"""`gpt2-onnx batch prompts.jsonl --output out.jsonl`."""
+"""`gpt2-onnx batch FILE --output FILE`: completes the prompts of a JSONL file, and can be resumed."""
 
 import argparse
 import sys
@@ -14,16 +14,16 @@ from runtime.model import BATCH_SIZE
 DESCRIPTION = """\
 Continue the prompts of a JSONL file. A line is {"prompt": "...", "id": ..., and any generation option}; its output is
 {"id": ..., "text": ..., ...}, or {"id": ..., "line": N, "error": "..."} for a bad line, in the order of the input.
-The same command goes on where it was stopped."""
+If it is stopped, the same command resumes it."""
 
 
 def add_to(commands: Any) -> None:
     parser = commands.add_parser("batch", help="continue the prompts of a JSONL file", description=DESCRIPTION)
     parser.add_argument("file", metavar="FILE", help="JSON lines; - reads standard input")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines, gone on with")
-    parser.add_argument("--force", action="store_true", help="begin again, dropping the output there is")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="JSON lines; resumed if it exists")
+    parser.add_argument("--force", action="store_true", help="start over and drop the existing output")
     parser.add_argument(
-        "--batch-size", type=int, default=BATCH_SIZE, metavar="N", help=f"prompts side by side (default: {BATCH_SIZE})"
+        "--batch-size", type=int, default=BATCH_SIZE, metavar="N", help=f"prompts run at once (default: {BATCH_SIZE})"
     )
     add_loading(parser)
     add_generation(parser)
@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit with 1 if any line was bad."""
+    """Complete all lines; return 1 if any was bad."""
     from runtime.api import find_model, kept_model
     from runtime.checks import check_batch_size
     from runtime.cli.job_output import BatchOutput, check_paths
@@ -58,13 +58,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def identity(model: Any) -> str:
-    """What of a model decides its texts."""
+    """What determines a model's output: its weights and precision."""
     weights: str = model.bundle.manifest.source.weights_sha256
     return weights if model.precision == "fp32" else f"{weights} {model.precision}"
 
 
 def write(job: Any, output: Any, tally: Any, bar: Bar) -> None:
-    """A job's record; and if its line is bad, why."""
+    """Write a job's record; if its line is bad, also say why."""
     record = job.record()
     output.write(record)
     tally.count(record)
@@ -86,7 +86,7 @@ class Speed:
 
 
 def count_lines(source: str) -> int | None:
-    """Lines that are not empty; unknown of standard input and the like."""
+    """How many lines are not empty; None if unknown, as for standard input."""
     from runtime.cli.jobs import is_empty
 
     if source == "-" or not Path(source).is_file():

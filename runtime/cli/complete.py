@@ -1,4 +1,4 @@
-"""`gpt2-onnx complete "prompt"`."""
+"""`gpt2-onnx complete PROMPT`: continues a prompt and prints the text as it is generated, or as JSON."""
 
 import argparse
 import json
@@ -20,13 +20,13 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the continuation alone, or everything about it as JSON."""
+    """Print the continuation only, or the whole completion as JSON."""
     from runtime.api import find_model, kept_model
     from runtime.text.options import check_settings
 
     wanted = given_generation(options)
     if "logprobs" in wanted and not options.json:
-        raise ValueError("--logprobs are shown in JSON alone; add --json")
+        raise ValueError("--logprobs are printed only as JSON; add --json")
     check_settings(wanted)
     prompt = read_prompt(options.prompt)
     model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def show(pieces: Any) -> None:
-    """Each piece at once; the line is ended if the user interrupts."""
+    """Print each piece at once; end the line if the user interrupts."""
     try:
         for piece in pieces:
             sys.stdout.write(piece)
@@ -50,7 +50,7 @@ def show(pieces: Any) -> None:
 
 
 def read_prompt(argument: str) -> str:
-    """The argument itself, or standard input less the one line end, \\n or \\r\\n, that a shell adds."""
+    """The argument, or for `-` standard input without the one line end, \\n or \\r\\n, that a shell adds."""
     if argument != "-":
         return argument
     prompt = read_utf8("-")

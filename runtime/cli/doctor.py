@@ -1,4 +1,4 @@
-"""`gpt2-onnx doctor`: what is installed here, what of it works, and what would mend the rest."""
+"""`gpt2-onnx doctor`: reports what is installed, what works, and how to fix what does not."""
 
 import argparse
 import json
@@ -9,8 +9,8 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
         help="check this installation",
-        description="Show versions, providers that really work, CUDA's libraries, GPUs and CPUs; and what mends what "
-        "does not. The exit code is 1 if something keeps what is installed from working.",
+        description="Show versions, the providers that really work, CUDA's libraries, GPUs and CPUs, and how to fix "
+        "what does not work. The exit code is 1 if something that is installed does not work.",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.set_defaults(run=run)

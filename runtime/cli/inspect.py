@@ -1,4 +1,4 @@
-"""`gpt2-onnx inspect TEXT`: what a model computes of a text, in words, as a picture or as a page."""
+"""`gpt2-onnx inspect TEXT`: shows attention maps and the logit lens as a table, a picture or an HTML page."""
 
 import argparse
 import json
@@ -15,31 +15,31 @@ from runtime.errors import command
 from runtime.files import whole_file
 
 DESCRIPTION = """\
-Show what each layer would have said after a text; with --output draw attentions or the lens, with --html write a page
-that shows all of it."""
+Show what each layer would predict after a text. With --output, draw attention maps or the lens; with --html, write a
+page that shows all of it."""
 PICTURES = (".png", ".svg", ".pdf")
 PAGES = (".html", ".htm")
 TOP = 5
 
 
 def add_to(commands: Any) -> None:
-    parser = commands.add_parser("inspect", help="look inside: attentions and the logit lens", description=DESCRIPTION)
-    parser.add_argument("text", type=text, metavar="TEXT", help="at most the context; - reads standard input")
-    parser.add_argument("--layer", type=int, metavar="N", help="of the attention map to draw, from 0")
-    parser.add_argument("--head", type=int, metavar="N", help="of the attention map to draw, from 0")
-    parser.add_argument("--lens", action="store_true", help="draw the lens instead: what each layer would have said")
+    parser = commands.add_parser("inspect", help="show attentions and the logit lens", description=DESCRIPTION)
+    parser.add_argument("text", type=text, metavar="TEXT", help="a text of at most the context; - reads standard input")
+    parser.add_argument("--layer", type=int, metavar="N", help="layer of the attention map to draw, from 0")
+    parser.add_argument("--head", type=int, metavar="N", help="head of the attention map to draw, from 0")
+    parser.add_argument("--lens", action="store_true", help="draw the lens instead: what each layer would predict")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="a .png, .svg or .pdf: one head, or without --layer all of them"
+        "--output", type=Path, metavar="FILE", help="a .png, .svg or .pdf: one head, or all without --layer"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with everything, which needs no network")
-    parser.add_argument("--top", type=int, default=TOP, metavar="K", help=f"next tokens of a layer (default: {TOP})")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="a page with everything; it needs no network")
+    parser.add_argument("--top", type=int, default=TOP, metavar="K", help=f"next tokens per layer (default: {TOP})")
     parser.add_argument("--json", action="store_true", help="print the lens as JSON, and the map if one is chosen")
     add_loading(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write what was asked for, or print the lens after the last token."""
+    """Write the files asked for, or print the lens after the last token."""
     from runtime.api import find_model, kept_model
 
     check(options)
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> None:
-    """What can be known to be wrong before a model is loaded."""
+    """Check what can be checked before a model is loaded."""
     check_file("--output", options.output, PICTURES)
     check_file("--html", options.html, PAGES)
     if (options.layer is None) != (options.head is None):
@@ -71,7 +71,7 @@ def check(options: argparse.Namespace) -> None:
     if options.layer is not None and not (options.output or options.json):
         raise ValueError("--layer and --head choose the map to draw; name its file: --output head.png")
     if options.output:
-        import runtime.inside.plots  # noqa: F401  it says what is missing
+        import runtime.inside.plots  # noqa: F401  raises ImportError without matplotlib
 
 
 def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
@@ -81,7 +81,7 @@ def check_file(flag: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
         raise ValueError(f"{flag} must end in {' or '.join(suffixes)}, got {path}")
     if not path.parent.is_dir():
         make = command("mkdir", "-p", path.parent)
-        raise ValueError(f"{flag} must be in a folder that is there, got {path}; make it: {make}")
+        raise ValueError(f"{flag} must be in an existing folder, got {path}; make it: {make}")
 
 
 def check_sizes(options: argparse.Namespace, sizes: Any) -> None:
@@ -94,7 +94,7 @@ def check_sizes(options: argparse.Namespace, sizes: Any) -> None:
 
 
 class Look:
-    """At one text; each thing is computed once, when it is asked for."""
+    """What a model computes for one text; each part is computed once, on first use."""
 
     def __init__(self, model: Any, text: str, options: argparse.Namespace) -> None:
         self.model, self.text = model, text
@@ -108,7 +108,7 @@ class Look:
 
     @cached_property
     def maps(self) -> Any:
-        """Of all layers, or of the only one that is wanted."""
+        """Attention maps of all layers, or only of the chosen one."""
         layers = None if self.every_layer else self.layer
         return self.model.inspect(self.text, outputs=["attentions"], layers=layers)
 

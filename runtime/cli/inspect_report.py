@@ -1,4 +1,4 @@
-"""What `inspect` prints: as a table for people, as a dictionary for programs."""
+"""The output of `inspect`: a table for people, a dictionary for JSON."""
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -12,7 +12,7 @@ from runtime.bundle.manifest import Architecture
 from runtime.inside.lens import Lens
 from runtime.text.tokenizer import NextToken, escaped
 
-SHOWN_TOKENS = 12  # of a long text, the last ones
+SHOWN_TOKENS = 12  # the last ones of a long text
 
 
 class Map(NamedTuple):
@@ -24,7 +24,7 @@ class Map(NamedTuple):
 
 
 def report(lens: Lens, sizes: Architecture) -> str:
-    """The shapes of what can be had, and what each layer would say after the last token."""
+    """The shapes of the outputs, and what each layer would predict after the last token."""
     last = len(lens.tokens) - 1
     shapes = [f"{name:<15}{shape}" for name, shape in shapes_of(len(lens.tokens), sizes).items()]
     rows = [["layer", "rank"], *layer_rows(lens, last)]
@@ -48,12 +48,12 @@ def shown_tokens(tokens: Sequence[str]) -> str:
 
 
 def quoted(piece: str) -> str:
-    """With its spaces, and what a terminal would obey as escapes."""
+    """In quotes, with spaces kept and unprintable characters escaped."""
     return f"'{''.join(each if each.isprintable() else escaped(each) for each in piece)}'"
 
 
 def layer_rows(lens: Lens, position: int) -> Iterator[list[str]]:
-    """From the embedding down to the model's own output."""
+    """A row per layer, from the embedding down to the model's own output."""
     last = len(lens.ranks) - 1
     names = {0: "embedding", last: "output"}
     for layer in range(last + 1):
@@ -62,7 +62,7 @@ def layer_rows(lens: Lens, position: int) -> Iterator[list[str]]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns two spaces apart; the ranks, which are numbers, to the right."""
+    """Columns two spaces apart, the ranks right-aligned."""
     widths = [max(map(cells_of, column)) for column in zip_longest(*rows, fillvalue="")]
     for name, rank, *cells in rows:
         padded = [cell + " " * (width - cells_of(cell)) for cell, width in zip(cells, widths[2:], strict=False)]
@@ -70,12 +70,12 @@ def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def cells_of(text: str) -> int:
-    """How many of a terminal's cells it takes."""
+    """How many cells of a terminal a text takes."""
     return sum(2 if east_asian_width(each) in "WF" else not combining(each) for each in text)
 
 
 def as_dict(lens: Lens, chosen: Map | None) -> dict[str, Any]:
-    """Layers from the embedding to the output, and in each what it says after every token."""
+    """For JSON: layers from the embedding to the output, and each one's predictions after every token."""
     layers, positions = lens.ranks.shape
     said = [[lens_place(lens, layer, position) for position in range(positions)] for layer in range(layers)]
     found: dict[str, Any] = {"tokens": lens.tokens, "token_ids": lens.token_ids, "layers": said}

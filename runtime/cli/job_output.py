@@ -1,4 +1,4 @@
-"""The output of a batch: a JSONL file that can be gone on with after a kill at any moment."""
+"""The output of a batch: a locked JSONL file that can be resumed after a kill at any moment."""
 
 import json
 import os
@@ -8,14 +8,14 @@ from typing import Any, BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs on one output are not noticed there
+except ImportError:  # Windows, where two runs with one output go unnoticed
     fcntl = None  # type: ignore[assignment]
 
 RECORD = b'{"id": '  # how every record begins
 
 
 class BatchOutput:
-    """Records, each a line that is there whole or not at all. A file with anything else in it is left as it is."""
+    """Records, one per line, each whole or dropped. A file that holds anything else is left as it is."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -29,7 +29,7 @@ class BatchOutput:
         self._file.truncate(0)
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """What earlier runs wrote; a last one that was cut short is dropped."""
+        """Records of earlier runs; a last one that was cut short is dropped."""
         self._file.seek(0)
         whole = 0
         for number, line in enumerate(self._file, start=1):
@@ -51,12 +51,12 @@ class BatchOutput:
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
         record = parse(line) if line.startswith(RECORD) else None
         if not isinstance(record, dict) or "digest" not in record:
-            raise ValueError(f"{self.path} is no output of this command (line {number}); choose another --output")
+            raise ValueError(f"{self.path} is not an output of this command (line {number}); choose another --output")
         return record
 
 
 def is_cut_short(line: bytes) -> bool:
-    """Whether a line is the beginning of a record: no part of a JSON object is JSON."""
+    """Whether a line is only the beginning of a record: no prefix of a JSON object is valid JSON."""
     return not line.endswith(b"\n") and RECORD.startswith(line[: len(RECORD)]) and parse(line) is None
 
 
@@ -69,7 +69,7 @@ def parse(line: bytes) -> Any:
 
 
 def open_locked(path: Path) -> BinaryIO:
-    """The file at `path`, made if need be, for reading and appending by this process alone."""
+    """Open the file at `path` for reading and appending, made if need be, and lock it for this process."""
     file = path.open("a+b")
     file.seek(0)
     if fcntl:
@@ -84,9 +84,9 @@ def open_locked(path: Path) -> BinaryIO:
 
 
 def check_paths(source: str, output: Path) -> None:
-    """Raise ValueError unless the output can be read back and is not what is read."""
+    """Raise ValueError unless the output can be read back and is not the input."""
     if str(output) == "-" or (output.exists() and not output.is_file()):
-        raise ValueError(f"--output must be a file, which is read back to go on, got {output}")
+        raise ValueError(f"--output must be a file, as it is read back to resume, got {output}")
     if output.exists():
         read = os.fstat(0) if source == "-" else Path(source).stat()
         if os.path.samestat(read, output.stat()):

@@ -1,4 +1,4 @@
-"""Lines of a JSONL file as work to do: a line is {"prompt": …, "id": …, and any generation option}."""
+"""Jobs of a batch, one per JSONL line: {"prompt": …, "id": …, and any generation option}."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ from runtime.text.generation import Generation
 from runtime.text.options import check_settings
 from runtime.text.prompts import Prompting
 
-LOOKAHEAD = 4  # times the rows of a batch: lines among which those of one length are found
+LOOKAHEAD = 4  # times the rows of a batch: lines read ahead, to run prompts of similar length together
 
 
 @dataclass(frozen=True)
 class Job:
     """One line: its number from 1, its id (by default the number), and its generation, or why there is none.
 
-    `digest` is of everything that decides what comes out: model, options of the command, and the line.
+    `digest` hashes everything that determines the output: model, options of the command, and the line.
     """
 
     line: int
@@ -38,7 +38,7 @@ class Job:
         return self.generation is None or self.generation.finish_reason is not None
 
     def record(self) -> dict[str, Any]:
-        """What is written for it."""
+        """The job's line of output."""
         if self.generation is None:
             return {"id": self.id, "line": self.line, "error": self.error, "digest": self.digest}
         return {"id": self.id, **self.generation.completion().as_dict(), "digest": self.digest}
@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for every line: the hash of the weights, and the options of the command."""
+    """What applies to every line: the hash of the weights, and the options of the command."""
 
     weights_sha256: str
     options: Mapping[str, Any]
@@ -60,14 +60,14 @@ class Defaults:
 
 
 def read_jobs(lines: Iterable[bytes], prompting: Prompting, defaults: Defaults) -> Iterator[Job]:
-    """A job a line, as it is asked for; empty lines are left out."""
+    """Read one job per line, lazily; empty lines are left out."""
     for number, line in enumerate(lines, start=1):
         if not is_empty(line):
             yield read_job(number, line, prompting, defaults)
 
 
 def is_empty(line: bytes) -> bool:
-    """Windows' editors begin a file with a byte order mark, whatever its first line is."""
+    """Whether a line is blank, but for a byte order mark, with which Windows' editors begin a file."""
     return not line.removeprefix(BOM_UTF8).strip()
 
 
@@ -85,15 +85,15 @@ def read_job(number: int, line: bytes, prompting: Prompting, defaults: Defaults)
 
 
 def finite(digits: str) -> float:
-    """1e999 would come out as Infinity, which is no JSON."""
+    """A float, or ValueError: 1e999 would be written as Infinity, which is not JSON."""
     if math.isinf(number := float(digits)):
         raise ValueError(f"{digits} is too large a number")
     return number
 
 
 def refuse_constant(name: str) -> None:
-    """NaN and Infinity are Python's, not JSON's; an id that is NaN would not even equal itself."""
-    raise ValueError(f"{name} is no JSON value")
+    """Refuse NaN and Infinity, which Python parses but JSON lacks; an id of NaN would not even equal itself."""
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def parse(line: bytes) -> dict[str, Any]:
 
 @dataclass
 class Tally:
-    """Lines that have a record, how many of them are bad, and how many earlier runs had made."""
+    """How many lines have a record, how many of those are bad, and how many are from earlier runs."""
 
     lines: int = 0
     bad: int = 0
@@ -126,14 +126,14 @@ class Tally:
 
 
 def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]], output: Path) -> Tally:
-    """Pass over the jobs that earlier runs have made; ValueError if the records are of another input."""
+    """Skip the jobs that earlier runs have finished; ValueError if their records are from another input."""
     tally = Tally()
     for number, record in enumerate(records, start=1):
         job = next(jobs, None)
         if job is None or record.get("digest") != job.digest:
             raise ValueError(
-                f"line {number} of {output}, with id {record.get('id')!r}, is of another input, another model or other "
-                "options; choose another --output, or --force to begin again"
+                f"line {number} of {output}, with id {record.get('id')!r}, is from another input, another model or "
+                "other options; choose another --output, or --force to start over"
             )
         tally.count(record)
     tally.earlier = tally.lines
@@ -141,7 +141,7 @@ def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]], output:
 
 
 def run_jobs(jobs: Iterable[Job], batch: Batch, finished: Callable[[Generation], object]) -> Iterator[Job]:
-    """The same jobs in the same order, each once it is finished; `finished` is told at once, in any order."""
+    """Run jobs and yield them in order, each once it is finished; `finished` is called at once, in any order."""
     unwritten: list[Job] = []
     for generation in decode_together(batch, generations(jobs, unwritten, LOOKAHEAD * batch.rows)):
         finished(generation)
@@ -151,7 +151,7 @@ def run_jobs(jobs: Iterable[Job], batch: Batch, finished: Callable[[Generation],
 
 
 def generations(jobs: Iterable[Job], unwritten: list[Job], lookahead: int) -> Iterator[Generation]:
-    """What there is to generate, by length among the next jobs; every job is noted in `unwritten` in its order."""
+    """Generations, longest first among the next jobs; every job is appended to `unwritten` in its order."""
     source = iter(jobs)
     while chunk := list(islice(source, lookahead)):
         unwritten += chunk

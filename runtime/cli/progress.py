@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; elsewhere nothing but what is said."""
+"""Progress on standard error: a tqdm bar on a terminal; elsewhere only messages."""
 
 import sys
 from collections.abc import Iterator
@@ -7,23 +7,23 @@ from typing import Any
 
 
 class Bar:
-    """A bar of tqdm's, or none."""
+    """A tqdm bar, or none."""
 
     def __init__(self, bar: Any = None) -> None:
         self._bar = bar
 
     def update(self, count: int) -> None:
-        """So much more is done."""
+        """Advance the bar by `count`."""
         if self._bar is not None:
             self._bar.update(count)
 
     def note(self, text: str) -> None:
-        """Words at the end of the bar."""
+        """Show a text at the end of the bar."""
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
 
     def say(self, line: str) -> None:
-        """A line on standard error, above the bar."""
+        """Print a line on standard error, above the bar."""
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:

@@ -1,4 +1,4 @@
-"""`gpt2-onnx score FILE`."""
+"""`gpt2-onnx score FILE`: prints the perplexity of a text of any length."""
 
 import argparse
 import json
@@ -18,14 +18,14 @@ def add_to(commands: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="a UTF-8 text; - reads standard input")
     add_loading(parser)
     parser.add_argument(
-        "--stride", type=int, metavar="N", help="tokens between two windows (default: half the context)"
+        "--stride", type=int, metavar="N", help="tokens from window to window (default: half the context)"
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the perplexity, and over how many tokens."""
+    """Print the perplexity and the number of tokens scored."""
     from runtime.api import find_model, kept_model
 
     text = read_utf8(options.file)

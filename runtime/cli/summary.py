@@ -1,4 +1,4 @@
-"""`gpt2-onnx summary`: what a model is made of."""
+"""`gpt2-onnx summary`: prints a model's architecture and its parameters by module."""
 
 import argparse
 import json
@@ -11,10 +11,10 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "summary",
         help="count a model's parameters",
-        description="Print a bundle's architecture and its parameters by module. Nothing is loaded but the manifest.",
+        description="Print a bundle's architecture and its parameters by module. Only the manifest is read.",
     )
     add_model(parser)
-    parser.add_argument("--json", action="store_true", help="print it as JSON, every block by itself")
+    parser.add_argument("--json", action="store_true", help="print it as JSON, block by block")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""`gpt2-onnx verify`: is this bundle whole, and does it say here what PyTorch said where it was made?"""
+"""`gpt2-onnx verify`: checks a bundle's files, and proves its graphs on this machine against PyTorch's numbers."""
 
 import argparse
 import json
@@ -17,8 +17,8 @@ def add_to(commands: Any) -> None:
         "verify",
         help="check a bundle",
         description="Check every file of a bundle, then replay the greedy tokens that PyTorch gave when it was made. "
-        "On the CPU, hold the graphs of int8 and int4, those for prompts too, against PyTorch's numbers. "
-        "On CUDA, what is proved is added to the manifest.",
+        "On the CPU, also compare the graphs of int8 and int4, prefill included, with PyTorch's numbers. "
+        "On CUDA, add the proof to the manifest.",
     )
     add_model(parser)
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit with 1 if anything is not as it was."""
+    """Verify the bundle; return 1 if anything fails."""
     from runtime.api import find_model
     from runtime.bundle.bundle import check_hash, open_bundle
     from runtime.diagnosis.choice import find_placement
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def made_here(bundle: Any, placement: Any) -> Iterator[Any]:
-    """A proof of each graph that this device has."""
+    """A proof of each graph that this device serves."""
     from runtime.proof.graphs import prove, prove_lens, prove_reference
 
     for precision in ("fp32", "fp16"):
@@ -73,21 +73,21 @@ def made_here(bundle: Any, placement: Any) -> Iterator[Any]:
         if proof := prove_more(bundle, placement):
             yield proof
         else:
-            report(f"  {kind} fp32: NOT PROVED, as this bundle lacks it, or what it would be held against")
+            report(f"  {kind} fp32: NOT PROVED, as this bundle lacks it, or PyTorch's numbers for it")
 
 
 def rounded_precisions(bundle: Any) -> list[str]:
-    """Those whose graphs round inputs to int8."""
+    """The bundle's precisions whose graphs round inputs to int8."""
     return [name for name in ("int8", "int4") if bundle.manifest.has_graph("decode", name)]
 
 
 def made_of_rounded(bundle: Any, precision: str, placement: Any) -> Iterator[Any]:
-    """A proof of each graph of int8 or int4, which are the CPU's."""
+    """A proof of each graph of int8 or int4, which only the CPU serves."""
     from runtime.proof.rounded import prove_rounded
 
     if placement.device != "cpu":
         words = command("python", "-m", "runtime", "verify", "--model", bundle.folder)
-        report(f"  {precision}: NOT PROVED, as it is for the CPU: {words}")
+        report(f"  {precision}: NOT PROVED, as only the CPU serves it: {words}")
         return
     proofs = list(prove_rounded(bundle, precision))
     yield from proofs
@@ -98,7 +98,7 @@ def made_of_rounded(bundle: Any, precision: str, placement: Any) -> Iterator[Any
 
 
 def wrong_products(bundle: Any, placement: Any) -> list[str]:
-    """What this processor computes wrongly of int8 and int4 at their corners, if the bundle has either."""
+    """Errors of this processor's int8 and int4 products at extreme values, if the bundle has either precision."""
     from runtime.ort.corners import inexact_products
 
     if placement.device != "cpu" or not rounded_precisions(bundle):
@@ -110,14 +110,14 @@ def wrong_products(bundle: Any, placement: Any) -> list[str]:
 
 
 def device_name(placement: Any) -> str:
-    """The device; of the CPU which, and with which instruction sets."""
+    """The device; for the CPU, with its model and instruction sets."""
     from runtime.diagnosis.processor import find_processor
 
     return f"{placement} ({find_processor()})" if placement.device == "cpu" else str(placement)
 
 
 def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
-    """In the manifest, that the graphs were proved on this card."""
+    """Record in the manifest that the graphs were proved on this card."""
     from runtime import __version__
     from runtime.diagnosis.machine import find_gpus, visible
     from runtime.ort.install import load_onnxruntime

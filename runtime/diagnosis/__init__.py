@@ -1,4 +1,4 @@
-"""What is installed here, what of it works, and what would mend the rest."""
+"""The doctor: gathers facts about this machine, finds what is wrong, and names the fix."""
 
 from typing import TYPE_CHECKING
 
@@ -7,15 +7,15 @@ if TYPE_CHECKING:
 
 
 def doctor() -> "Diagnosis":
-    """Look at versions, wheels, providers (each runs a model), CUDA's libraries, GPUs, CPUs and telemetry.
+    """Check versions, wheels, providers (each runs a model), CUDA's libraries, GPUs, CPUs and telemetry.
 
     Returns:
-        A `Diagnosis`: `facts`, `findings` with what mends each, `healthy`, `as_dict()`; `str()` is all of it as text.
+        A `Diagnosis`: `facts`, `findings` with a fix for each, `healthy`, `as_dict()`; `str()` gives all of it as text.
 
     Example:
         >>> runtime.doctor().healthy
         True
     """
-    from runtime.diagnosis.report import diagnose  # not for those who only complete: its imports take 30 ms
+    from runtime.diagnosis.report import diagnose  # imported late: its imports take 30 ms
 
     return diagnose()

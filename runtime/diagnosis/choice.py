@@ -1,4 +1,4 @@
-"""From what a caller asks for to the device that works."""
+"""Chooses the device: CUDA where it works, else the CPU or an error that names the fix."""
 
 from dataclasses import replace
 
@@ -9,10 +9,10 @@ from runtime.ort.placement import Placement
 
 
 def find_placement(device: object, asked: Placement) -> tuple[Placement, str]:
-    """Where to run, with the settings of `asked`, and for "auto" why it is that, as the end of a sentence.
+    """Where to run, with the settings of `asked`; for "auto" also the reason, as the end of a sentence.
 
     Raises:
-        RuntimeError: CUDA was asked for and does not compute here; the message says why, and what mends it.
+        RuntimeError: CUDA was asked for and does not compute here; the message names the cause and the fix.
     """
     kind, index = check_device(device)
     if kind == "cpu":
@@ -27,13 +27,13 @@ def find_placement(device: object, asked: Placement) -> tuple[Placement, str]:
 
 
 def cuda_problem(placement: Placement) -> str | None:
-    """What keeps CUDA from computing here, and what mends it; None if it does compute."""
+    """Why CUDA does not compute here, and the fix; None if it does."""
     onnxruntime = load_onnxruntime()
     if CUDA not in onnxruntime.get_available_providers():
         return 'this ONNX Runtime is built without CUDA; pip uninstall -y onnxruntime && pip install "gpt2-onnx[gpu]"'
     problem = probe(onnxruntime, CUDA, **placement.without_cuda_graph().provider_options())
     if problem is None:
         return None
-    from runtime.diagnosis.findings import why_not_cuda  # not for those who need no reason: its imports take 30 ms
+    from runtime.diagnosis.findings import why_not_cuda  # imported late: its imports take 30 ms
 
     return why_not_cuda(problem, placement.index)

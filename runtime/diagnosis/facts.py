@@ -1,4 +1,4 @@
-"""Everything that the findings are drawn from, gathered once."""
+"""Facts about this machine and installation, gathered once, from which findings are drawn."""
 
 import importlib
 import os
@@ -24,23 +24,23 @@ from runtime.ort.threads import affinity_cpus, available_cpus
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is here.
+    """This machine and its installation.
 
     Attributes:
-        python, platform: As they name themselves.
-        packages: Versions of this package and what it needs.
-        wheels: Versions of the packages that hold ONNX Runtime, of which there should be one.
+        python, platform: Their names and versions.
+        packages: Versions of this package and its dependencies.
+        wheels: Versions of the installed packages that contain ONNX Runtime; there should be one.
         import_error: Why `import onnxruntime` fails, or None.
         cuda: The version of CUDA that the wheel was built for, "" for a CPU-only wheel.
-        providers: Why each does not work, None where it does.
-        libraries: Where each library of the CUDA provider lies, None where nowhere; empty for a CPU-only wheel.
-        gpus: NVIDIA's cards.
+        providers: Why each does not work, or None if it does.
+        libraries: Where each library of the CUDA provider is, or None if missing; empty for a CPU-only wheel.
+        gpus: The NVIDIA cards.
         no_gpu: Why there is none, or None.
         processor: Its name, and the instruction sets that matter to int8 and int4.
-        wrong_products: Of int8 and int4 at their corners, by kernel; none where the processor is told right.
-        cpus: That this process may be scheduled on.
-        threads: What `threads` is by default: `cpus`, or fewer by a cgroup's quota.
-        telemetry: Whether ONNX Runtime may send any.
+        wrong_products: Wrong products of int8 and int4 at extreme values, by kernel; empty if all are right.
+        cpus: CPUs that this process may be scheduled on.
+        threads: The default of `threads`: `cpus`, or fewer by a cgroup's quota.
+        telemetry: Whether ONNX Runtime may send telemetry.
     """
 
     python: str
@@ -61,13 +61,13 @@ class Facts:
 
     @property
     def cuda_major(self) -> int:
-        """0 for a CPU-only wheel."""
+        """The major version of CUDA; 0 for a CPU-only wheel."""
         major = self.cuda.partition(".")[0]
         return int(major) if major.isdigit() else 0
 
 
 def gather(*, probing: bool = True) -> Facts:
-    """Everything; without `probing`, no provider is tried."""
+    """Gather all facts; without `probing`, no provider is tried."""
     onnxruntime, import_error = import_onnxruntime()
     gpus, no_gpu = find_gpus()
     facts = Facts(
@@ -90,14 +90,14 @@ def gather(*, probing: bool = True) -> Facts:
 
 
 def with_libraries(facts: Facts) -> Facts:
-    """Those of the CUDA version that the wheel wants; the names of other systems' are not known here."""
+    """Add the CUDA libraries that the wheel needs; only on Linux, as their names elsewhere are not known here."""
     if not facts.cuda_major or sys.platform != "linux":
         return facts
     return replace(facts, libraries=find_libraries(wanted_libraries(facts.cuda_major)))
 
 
 def import_onnxruntime() -> tuple[ModuleType | None, str | None]:
-    """The module as it is, even if two wheels made it, or why it cannot be imported."""
+    """The module, even if two wheels overwrote each other, or why it cannot be imported."""
     try:
         module = importlib.import_module("onnxruntime")
         module.get_available_providers()  # a folder that an uninstalled wheel left behind has none
@@ -107,9 +107,9 @@ def import_onnxruntime() -> tuple[ModuleType | None, str | None]:
 
 
 def built_for_cuda() -> str:
-    """What the wheel says of itself; "" if it says nothing."""
+    """The CUDA version that the wheel names; "" if it names none."""
     try:
         info = importlib.import_module("onnxruntime.capi.build_and_package_info")
-    except Exception:  # what is wrong, `import_error` tells
+    except Exception:  # `import_error` says what is wrong
         return ""
     return str(getattr(info, "cuda_version", "") or "")

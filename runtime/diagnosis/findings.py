@@ -1,4 +1,4 @@
-"""What the facts mean, and the command that mends each thing."""
+"""Findings: problems and warnings drawn from the facts, each with the command that fixes it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from runtime.diagnosis.machine import visible
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LEAST_ONNXRUNTIME = (1, 27)
 LEAST_DRIVER = {12: 525, 13: 580}  # for the major version of CUDA: NVIDIA's CUDA compatibility guide, for Linux
-LEAST_CAPABILITY = {12: 6.0, 13: 7.5}  # CUDA 13 has no code for Maxwell, Pascal and Volta any more
-LATEST_CUDA = 13  # what onnxruntime-gpu on PyPI is built for from 1.27 on
+LEAST_CAPABILITY = {12: 6.0, 13: 7.5}  # CUDA 13 dropped Maxwell, Pascal and Volta
+LATEST_CUDA = 13  # onnxruntime-gpu on PyPI is built for it from 1.27 on
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`problem` keeps something from working, `warning` is worth knowing; `fix` is a command, or what to do."""
+    """A `problem` keeps something from working, a `warning` does not; `fix` is a command, or what to do."""
 
     level: Literal["problem", "warning"]
     what: str
@@ -61,7 +61,7 @@ def parsed(version: str) -> tuple[int, ...]:
 
 
 def of_cuda(facts: Facts) -> Iterator[Finding]:
-    """Why CUDA does not run here, unless it does, nobody wants it, or the installation must be mended first."""
+    """Why CUDA does not run here; nothing if it runs, is not wanted, or the installation must be fixed first."""
     if facts.import_error or len(facts.wheels) != 1 or facts.providers.get(CUDA, "") is None:
         return
     (name,) = facts.wheels
@@ -78,7 +78,7 @@ def of_cuda(facts: Facts) -> Iterator[Finding]:
 
 
 def why_not_cuda(problem: str, index: int) -> str:
-    """The first known cause and what mends it, in one line; else `problem`, which is what ONNX Runtime said."""
+    """The first known cause and its fix, in one line; else `problem`, ONNX Runtime's own message."""
     facts = gather(probing=False)
     cards = visible(facts.gpus)
     if 0 < len(cards) <= index:
@@ -89,7 +89,7 @@ def why_not_cuda(problem: str, index: int) -> str:
 
 
 def cuda_causes(facts: Facts) -> Iterator[Finding]:
-    """What is known to keep CUDA from running where the wheel has it."""
+    """Known causes that keep a wheel with CUDA from running it."""
     cuda = facts.cuda_major or LATEST_CUDA
     if facts.no_gpu:
         fix = f"install NVIDIA's driver, {LEAST_DRIVER.get(cuda, 580)} or newer; in a container: docker run --gpus all"

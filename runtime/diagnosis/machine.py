@@ -1,4 +1,4 @@
-"""What is on this machine: packages by their records, the libraries of the CUDA provider, and NVIDIA's cards."""
+"""Looks up installed packages, the CUDA provider's libraries, and NVIDIA cards on this machine."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 LIBRARIES = ("gpt2-onnx", "numpy", "tokenizers")
-# each of them holds a module `onnxruntime`
+# each contains a module `onnxruntime`
 ONNX_RUNTIMES = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -23,7 +23,7 @@ ONNX_RUNTIMES = (
 
 
 def installed(names: tuple[str, ...]) -> dict[str, str]:
-    """The versions of those that are, by their records: modules may be broken, or overwritten by one another's."""
+    """Versions of the packages that are installed, by their metadata: modules may be broken or overwritten."""
     found = {}
     for name in names:
         try:
@@ -37,13 +37,13 @@ CUDNN = "libcudnn.so.9"
 
 
 def wanted_libraries(cuda: int) -> tuple[str, ...]:
-    """What ONNX Runtime's CUDA provider is linked with, by the major version of CUDA that the wheel was built for."""
+    """The libraries that ONNX Runtime's CUDA provider is linked with, for the wheel's major version of CUDA."""
     numbered = [f"lib{name}.so.{cuda}" for name in ("cublasLt", "cublas", "cudart")]
     return (*numbered, "libcurand.so.10", "libcufft.so.12" if cuda >= 13 else "libcufft.so.11", CUDNN)
 
 
 def find_libraries(names: Iterable[str]) -> dict[str, str | None]:
-    """Where each lies: in NVIDIA's wheels, under LD_LIBRARY_PATH, or in the loader's cache; None where nowhere."""
+    """Where each library is: in NVIDIA's wheels, in LD_LIBRARY_PATH, or in the loader's cache; None if nowhere."""
     folders, cache = [*wheel_folders(), *path_folders()], loader_cache()
     return {name: find_library(name, folders) or cache.get(name) for name in names}
 
@@ -53,7 +53,7 @@ def find_library(name: str, folders: Iterable[Path]) -> str | None:
 
 
 def wheel_folders() -> Iterator[Path]:
-    """Where NVIDIA's wheels put libraries: nvidia/cudnn/lib, nvidia/cu13/lib and the like."""
+    """The folders of NVIDIA's wheels for libraries: nvidia/cudnn/lib, nvidia/cu13/lib and the like."""
     for entry in sys.path:
         if entry:
             yield from sorted(Path(entry).glob("nvidia/*/lib"))
@@ -64,7 +64,7 @@ def path_folders() -> list[Path]:
 
 
 def loader_cache() -> dict[str, str]:
-    """What ldconfig has noted; empty where there is no ldconfig."""
+    """The libraries that ldconfig knows; empty if there is no ldconfig."""
     for command in ("ldconfig", "/sbin/ldconfig"):
         try:
             done = subprocess.run([command, "-p"], capture_output=True, text=True, timeout=20, check=False)
@@ -90,11 +90,11 @@ class Gpu:
 
 
 def find_gpus() -> tuple[tuple[Gpu, ...], str | None]:
-    """NVIDIA's cards, as nvidia-smi knows them, which comes with the driver; and why there is none."""
+    """The NVIDIA cards that nvidia-smi lists (it comes with the driver), and why there is none."""
     try:
         done = subprocess.run(QUERY, capture_output=True, text=True, timeout=20, check=False)
     except FileNotFoundError:
-        return (), "nvidia-smi is not there"
+        return (), "nvidia-smi is not installed"
     except (OSError, subprocess.TimeoutExpired) as error:
         return (), f"nvidia-smi does not run: {error}"
     if done.returncode:
@@ -104,7 +104,7 @@ def find_gpus() -> tuple[tuple[Gpu, ...], str | None]:
 
 
 def visible(gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    """The cards as CUDA counts them in this process; none where CUDA_VISIBLE_DEVICES names them otherwise."""
+    """The cards as CUDA numbers them in this process; none if CUDA_VISIBLE_DEVICES uses names, not numbers."""
     asked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if asked is None:
         return gpus
@@ -117,5 +117,5 @@ def parse_gpus(output: str) -> tuple[tuple[Gpu, ...], str | None]:
     try:
         cards = tuple(Gpu(name, int(total), int(free), driver, float(cap)) for name, total, free, driver, cap in rows)
     except ValueError:
-        return (), f"nvidia-smi said what nobody expects: {output.strip().splitlines()[0]!r}"
-    return cards, None if cards else "nvidia-smi knows no card"
+        return (), f"nvidia-smi gave unexpected output: {output.strip().splitlines()[0]!r}"
+    return cards, None if cards else "nvidia-smi lists no card"

@@ -1,6 +1,6 @@
-"""Whether a provider computes: a model of one node is run by it.
+"""Probes whether an execution provider really computes, by running a model of one node.
 
-What ONNX Runtime lists as available only says what it was built for; a session says what it got.
+ONNX Runtime's list of available providers only says what it was built for; a session says what it got.
 """
 
 from contextlib import redirect_stdout
@@ -14,37 +14,37 @@ from runtime.ort.one_node import one_node_model
 CUDA = "CUDAExecutionProvider"
 UNUSED = {
     "AzureExecutionProvider",  # computes nothing here
-    "TensorrtExecutionProvider",  # wants libraries of its own, and nothing here uses it
+    "TensorrtExecutionProvider",  # needs its own libraries, and nothing here uses it
 }
 
 
 def probe_providers(onnxruntime: ModuleType) -> dict[str, str | None]:
-    """By name, why it does not work; None where it does."""
+    """By provider, why it does not work, or None if it does."""
     names = [name for name in onnxruntime.get_available_providers() if name not in UNUSED]
     return {name: probe(onnxruntime, name) for name in names}
 
 
 def probe_products() -> tuple[str, ...]:
-    """What is wrong at the corners of int8 and int4; nothing where no kernel can be asked, which others tell."""
+    """Wrong products of int8 and int4 at extreme values; empty if none can run, which other facts report."""
     try:
         return tuple(inexact_products())
-    except Exception:  # ONNX Runtime's own share no public base; of two wheels over one another an ImportError
+    except Exception:  # ONNX Runtime's exceptions share no public base; two wheels over each other raise ImportError
         return ()
 
 
 def preload(onnxruntime: ModuleType) -> None:
-    """Load CUDA's libraries from NVIDIA's wheels, where the loader would not look."""
+    """Load CUDA's libraries from NVIDIA's wheels, where the loader does not look."""
     if hasattr(onnxruntime, "preload_dlls"):
-        with redirect_stdout(StringIO()):  # it prints what it does not find; the findings say so too
+        with redirect_stdout(StringIO()):  # it prints what it does not find, which the findings report too
             onnxruntime.preload_dlls(directory="")
 
 
 def probe(onnxruntime: ModuleType, provider: str, **settings: Any) -> str | None:
-    """Why a provider, with settings of its own, does not compute; None if it does."""
+    """Why a provider with these settings does not compute; None if it does."""
     if provider == CUDA:
         preload(onnxruntime)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the answer is what matters
+    options.log_severity_level = 4  # only the result matters
     try:
         session = onnxruntime.InferenceSession(one_node_model("Neg"), options, providers=[(provider, settings)])
         got = session.get_providers()

@@ -1,11 +1,11 @@
-"""The processor, and those of its instruction sets that decide how products of int8 and int4 are computed."""
+"""The processor's name, and the instruction sets that decide how int8 and int4 products are computed."""
 
 import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-SETS = {  # by the flags that Linux gives them
+SETS = {  # by Linux's flags for them
     "AVX2": {"avx2"},
     "AVX-512": {"avx512f"},
     "VNNI": {"avx512_vnni", "avx_vnni"},
@@ -18,14 +18,14 @@ KEYS = ("model name", "flags", "Features")  # x86 has flags, ARM has Features
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """Its name, and which of `SETS` it has; None where the system does not tell."""
+    """Its name, and which of `SETS` it has; None if the system does not tell."""
 
     name: str = "unknown"
     instructions: tuple[str, ...] | None = None
 
     @property
     def meaning(self) -> str:
-        """What that makes of the products of int8 and int4."""
+        """How this processor computes the products of int8 and int4."""
         found = self.instructions
         if found is None:
             return "unknown"
@@ -44,7 +44,7 @@ class Processor:
 
 
 def find_processor(path: Path = CPUINFO) -> Processor:
-    """As the system tells."""
+    """The processor that /proc/cpuinfo describes, or just its name elsewhere."""
     name = platform.processor() or platform.machine() or "unknown"
     try:
         found = read(path.read_text(encoding="utf-8", errors="replace"))
@@ -56,7 +56,7 @@ def find_processor(path: Path = CPUINFO) -> Processor:
 
 
 def read(text: str) -> dict[str, str]:
-    """What the first processor says under each of `KEYS`."""
+    """The first processor's value of each of `KEYS`."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")

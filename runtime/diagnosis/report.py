@@ -1,4 +1,4 @@
-"""The diagnosis."""
+"""Diagnosis: the facts and findings of `doctor`, as text and as a dictionary."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,24 +12,24 @@ NAMES = 26  # the width of the first column
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What is here, and what is found in it; `str()` gives both as text."""
+    """The facts about this machine and the findings drawn from them; `str()` gives both as text."""
 
     facts: Facts
     findings: tuple[Finding, ...]
 
     @property
     def healthy(self) -> bool:
-        """Whether nothing keeps anything that is installed from working."""
+        """Whether everything that is installed works."""
         return not any(finding.level == "problem" for finding in self.findings)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """A dictionary for JSON."""
         return {"healthy": self.healthy, **asdict(self.facts), "findings": [asdict(found) for found in self.findings]}
 
     def __str__(self) -> str:
         lines = [f"{name:<{NAMES}}{value}" for name, value in rows(self.facts)]
         for found in self.findings:
-            lines += ["", f"{found.level}: {found.what}", f"{'  mend it:':<{NAMES}}{found.fix}"]
+            lines += ["", f"{found.level}: {found.what}", f"{'  fix:':<{NAMES}}{found.fix}"]
         return "\n".join([*lines, "", "all is well" if self.healthy else "something is wrong"])
 
 

@@ -1,1 +1,1 @@
-"""Which ids run next: alone, together, drafted; and how likely a text is."""
+"""The loops over a decode graph: single texts, batches, drafting and scoring."""

@@ -1,4 +1,4 @@
-"""The loops: one text alone, and many together. They know no ONNX, only what runs over new ids."""
+"""The generation loops, without ONNX: one text alone, and many in a batch."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ PREFILL_TOKENS = 512  # more in one run, padding included, is no faster
 
 
 class Batch(Protocol):
-    """Rows side by side; each run gives the most likely next ids [B] and the logits of the rows it ran over.
+    """A batch of rows; each run gives the most likely next ids [B] and the logits of the rows it ran over.
 
     Logits are [B, V], or [B, 0] if not wanted.
     """
@@ -21,17 +21,17 @@ class Batch(Protocol):
     rows: int
 
     def admit(self, prompts: Sequence[Sequence[int]], *, logits: bool = True) -> tuple[Ids, Floats]:
-        """Read prompts into new rows after those there are."""
+        """Prefill prompts into new rows after the existing ones."""
 
     def step(self, token_ids: Sequence[int], *, logits: bool = True) -> tuple[Ids, Floats]:
-        """Add an id to each row."""
+        """Append an id to each row."""
 
     def remove(self, row: int) -> None:
-        """Forget a row; the last one takes its place."""
+        """Drop a row; the last one takes its place."""
 
 
 def decode_alone(step: Step, generation: Generation, new_ids: Sequence[int]) -> Iterator[str]:
-    """Run over `new_ids`, those of the prompt that no run has seen, then generate; yield text as it is certain."""
+    """Run `new_ids`, the prompt's ids that are not cached, then generate; yield text once it is final."""
     while generation.finish_reason is None:
         shown = len(generation.text)
         new_ids = (generation.take(*step(new_ids)),)
@@ -40,10 +40,10 @@ def decode_alone(step: Step, generation: Generation, new_ids: Sequence[int]) -> 
 
 
 def decode_together(batch: Batch, generations: Iterable[Generation]) -> Iterator[Generation]:
-    """Generate side by side, each yielded as it is finished; they are asked for no earlier than there is room.
+    """Generate in a batch and yield each generation when it finishes; take new ones only when there is room for them.
 
-    A row that is finished leaves at once. Others wait until a quarter of the rows is free: short prompts read together
-    cost little more than one of them.
+    A finished row leaves at once. Waiting prompts are admitted once a quarter of the rows is free: several short
+    prompts prefilled together cost little more than one of them.
     """
     source, waiting, active = iter(generations), deque[Generation](), list[Generation]()
     while True:
@@ -68,7 +68,7 @@ def decode_together(batch: Batch, generations: Iterable[Generation]) -> Iterator
 
 
 def take_prompts(waiting: deque[Generation], most: int) -> list[Generation]:
-    """The next ones, at most so many, whose prompts together are worth one run; at least one."""
+    """Take at least one and at most `most` waiting generations whose padded prompts fit into PREFILL_TOKENS."""
     taken, width = list[Generation](), 0
     while waiting and len(taken) < most:
         width = max(width, len(waiting[0].prompt_ids))
@@ -79,7 +79,7 @@ def take_prompts(waiting: deque[Generation], most: int) -> list[Generation]:
 
 
 def longest_first(generations: Iterable[Generation]) -> list[Generation]:
-    """By the length of their prompts, so that those read together need little padding."""
+    """Sort by the length of the prompts, so that those prefilled together need little padding."""
     return sorted(generations, key=lambda generation: len(generation.prompt_ids), reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""How a text is stepped through: drafted, by the device itself, or an id at a time."""
+"""Chooses how each step of a text runs: with drafts, launched on the device, or one id per run."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,9 +16,9 @@ class Drafting:
     """How one model drafts.
 
     Args:
-        exact: Whether its runs over several ids say what those over one say, but for the last bits; then texts are
-            drafted unless they are asked not to be.
-        session: Of a smaller model, to draft what the text itself has no draft for.
+        exact: Whether runs over several ids give what runs over one id give, except in the last bits; if so, plain
+            texts are drafted by default.
+        session: The graph of a smaller model, which drafts where the text itself offers no draft.
     """
 
     def __init__(self, *, exact: bool, session: DecodeGraph | None = None) -> None:
@@ -27,7 +27,7 @@ class Drafting:
 
     @contextmanager
     def step(self, state: DecodeState, generation: Generation, known: Sequence[int]) -> Iterator[Step]:
-        """What runs over new ids of a text, of which `state` has read `known`."""
+        """Yield the function that runs new ids of a text; `state` has already read `known`."""
         with ExitStack() as leases:
             if self.applies(generation):
                 drafters, most = self._drafters(leases), generation.most_ids

@@ -1,28 +1,28 @@
-"""Guesses at how a text goes on: what followed its last ids before, or what a smaller model says."""
+"""Drafts of the next ids: repeats of earlier text (prompt lookup), or greedy ids from a smaller model."""
 
 from collections.abc import Sequence
 
 from runtime.graphs.state import DecodeState
 
-LONGEST, SHORTEST = 4, 2  # ids that must have stood there before
-MOST_DRAFTED = 8  # a run over more costs more than the reading of the weights that it saves
-PATIENCE = 3  # drafts in a row that come to nothing, before more ids must have stood there
+LONGEST, SHORTEST = 4, 2  # ids that must have occurred before
+MOST_DRAFTED = 8  # a run over more costs more than the reading of weights that it saves
+PATIENCE = 3  # useless drafts in a row, after which a longer match is required
 
 
 class PromptLookup:
-    """Drafts from the text itself: what followed its last ids where they stood before (Saxena 2023, prompt lookup).
+    """Drafts from the text itself: what followed the last ids where they occurred before (Saxena 2023, prompt lookup).
 
-    Few until one was right, then longer while they are, and few again while they are wrong.
+    Drafts start short, grow while they are right, and are short again while they are wrong.
     """
 
     def __init__(self) -> None:
-        self._ends: dict[tuple[int, ...], int] = {}  # some ids -> the index after where they stood last
+        self._ends: dict[tuple[int, ...], int] = {}  # some ids -> the index after their last occurrence
         self._indexed = 0
         self._length = SHORTEST
-        self._wrong = PATIENCE  # a novel has pairs of ids that come again, but hardly ever what followed them
+        self._wrong = PATIENCE  # in a novel pairs of ids recur, but what followed them hardly ever does
 
     def draft(self, ids: Sequence[int], most: int) -> list[int]:
-        """At most `most` ids that may follow `ids`; none where nothing speaks for any."""
+        """At most `most` ids that may follow `ids`; none if nothing matches."""
         self._index(ids)
         shortest = LONGEST if self._wrong >= PATIENCE else SHORTEST
         for count in range(min(LONGEST, len(ids)), shortest - 1, -1):
@@ -37,7 +37,7 @@ class PromptLookup:
         self._length = min(MOST_DRAFTED, 2 * drafted) if accepted == drafted else max(SHORTEST, accepted + 1)
 
     def _index(self, ids: Sequence[int]) -> None:
-        """What ends before the last id, whose own continuation is what is asked for."""
+        """Index the sequences that end before the last id; the continuation of the last id is still unknown."""
         for end in range(self._indexed + 1, len(ids)):
             for count in range(SHORTEST, min(LONGEST, end) + 1):
                 self._ends[tuple(ids[end - count : end])] = end
@@ -45,7 +45,7 @@ class PromptLookup:
 
 
 def repeated(ids: Sequence[int], start: int, count: int) -> list[int]:
-    """`count` ids from `start` on; after the last one it begins again, as what repeats itself does."""
+    """`count` ids from `start` on, starting over after the last one."""
     period = len(ids) - start
     return [ids[start + index % period] for index in range(count)]
 
@@ -54,10 +54,10 @@ FEWEST, MOST = 2, 8
 
 
 class DraftModel:
-    """Greedy drafts from a smaller model: the same weights in fewer bits. They get longer while they are right.
+    """Greedy drafts from a smaller model: the same weights in fewer bits. Drafts grow while they are right.
 
     Args:
-        state: Of the smaller model, for this text alone.
+        state: A state of the smaller model, for this text alone.
     """
 
     def __init__(self, state: DecodeState) -> None:
@@ -84,6 +84,6 @@ class DraftModel:
 
 
 def common_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids at the beginning are the same."""
+    """The length of the common prefix."""
     pairs = zip(one, other, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

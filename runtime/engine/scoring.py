@@ -1,8 +1,8 @@
-"""How likely a model finds a text: log-probabilities and perplexity, of texts longer than the context too.
+"""Scoring: log-probabilities and perplexity of a text, including texts longer than the context.
 
 The method is that of the Hugging Face guide "Perplexity of fixed-length models": windows of one context, each a stride
-after the last, in which only those tokens count that no window before has scored. Here every token counts once; the
-guide, which averages the means of its windows, weighs each window by one token less.
+after the last, in which only tokens count that no earlier window has scored. Here every token counts once; the guide
+averages the means of its windows and weighs each window by one token less.
 """
 
 import math
@@ -20,13 +20,13 @@ CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabul
 
 
 class Reader(Protocol):
-    """Something that runs over ids after what it has read."""
+    """Runs ids after those it has read."""
 
     def read(self, token_ids: Sequence[int], *, last: int) -> Answer:
-        """Run over ids; what comes after each of the last ones."""
+        """Run ids, and give the answer after each of the `last` ones."""
 
     def rewind(self, length: int) -> None:
-        """Forget everything after the first tokens."""
+        """Forget everything after the first `length` tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Score:
         logprobs: Each id's log-probability (natural logarithm), given those before it in its window; None for an id
             with none before it: the first, and with a stride of the whole context the first of each window.
         context: Tokens in a window.
-        stride: Tokens from the beginning of one window to that of the next.
+        stride: Tokens from the start of one window to the start of the next.
     """
 
     token_ids: tuple[int, ...]
@@ -60,7 +60,7 @@ class Score:
 def score_ids(
     reader: Reader, token_ids: Sequence[int], *, context: int, stride: int, progress: Callable[[int], object]
 ) -> tuple[float | None, ...]:
-    """The log-probability of each id; `progress` is told how many more are done, time and again."""
+    """The log-probability of each id; `progress` is called with the number of tokens scored since its last call."""
     logprobs: list[float | None] = [None] * len(token_ids)
     for start, first, end in windows(len(token_ids), context, stride):
         reader.rewind(0)
@@ -86,6 +86,6 @@ def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, 
 
 
 def target_logprobs(logits: NDArray[np.float32], targets: Sequence[int]) -> list[float]:
-    """Of logits [S, V], each row's log-probability of its target."""
+    """Each row's log-probability of its target, from logits [S, V]."""
     picked: list[float] = log_softmax(logits)[np.arange(len(targets)), targets].tolist()
     return picked

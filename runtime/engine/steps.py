@@ -1,4 +1,4 @@
-"""What runs over new ids of one text: a run that checks drafts, too, or steps that a device takes by itself."""
+"""Steps of one text: DraftedStep checks drafts several ids per run, DeviceStep launches greedy steps on the device."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from runtime.graphs.state import DecodeState
 
 
 class Drafter(Protocol):
-    """Guesses how a text goes on."""
+    """Drafts the next ids of a text."""
 
     def draft(self, ids: Sequence[int], most: int) -> list[int]:
         """At most `most` ids that may follow `ids`."""
@@ -22,7 +22,7 @@ class Drafter(Protocol):
 
 
 class Foreseen(NamedTuple):
-    """What a run says after one id."""
+    """The answer of a run after one drafted id."""
 
     most_likely: int
     logits: Floats
@@ -30,19 +30,19 @@ class Foreseen(NamedTuple):
 
 
 class DraftedStep:
-    """`DecodeState.step` for one text, which now and then answers without a run.
+    """`DecodeState.step` for one text, which sometimes answers without a run.
 
-    Ids are drafted, one run says what would follow each, and the right ones are kept (Leviathan, Kalman, Matias 2022,
-    arXiv:2211.17192, for greedy decoding). What comes out is what a token a run gives. But a run over several ids sums
-    in another order, which matters where two ids are as good as equally likely; the graph says where, and there the
-    text so far is read again, a token a run, and that decides.
+    Ids are drafted, one run computes what follows each, and the right ones are kept (Leviathan, Kalman, Matias 2022,
+    arXiv:2211.17192, for greedy decoding). The output is that of one token per run. A run over several ids sums in
+    another order, which matters where two ids are almost equally likely. The graph marks those ties; there the text
+    after the prompt is run again, one token per run, and that result counts.
 
     Args:
-        state: Holds what was read of the text before.
+        state: Holds the part of the text that was read before.
         drafters: Asked in turn until one has a draft.
         known: Ids of the text that `state` has read.
-        limit: Tokens of the text at most, as it will be.
-        logits: Whether anybody reads them.
+        limit: The most tokens that the text will have.
+        logits: Whether logits are wanted.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class DraftedStep:
         self._limit = limit
         self._logits = logits
         self._prompt_length = 0
-        self._plain = True  # whether a run has seen but one id, since the prompt
-        self._ahead: deque[tuple[int, Foreseen]] = deque()  # an id drafted, and what comes after it
+        self._plain = True  # whether every run since the prompt was over one id
+        self._ahead: deque[tuple[int, Foreseen]] = deque()  # a drafted id, and the answer after it
         self._drafter: Drafter | None = None
         self._drafted = self._accepted = 0
 
     def __call__(self, token_ids: Sequence[int]) -> tuple[int, Floats]:
-        """What `DecodeState.step` says."""
+        """The answer that `DecodeState.step` gives."""
         self._ids += token_ids
         if not self._prompt_length:
             self._prompt_length = len(self._ids)
@@ -80,18 +80,18 @@ class DraftedStep:
         return self._state.step(token_ids, logits=self._logits)
 
     def settle(self) -> None:
-        """Leave the state as if every id had been a run of its own."""
+        """Rewind the state to the ids that were accepted."""
         self._state.rewind(len(self._ids))
 
     def _foreseen(self, token_ids: Sequence[int]) -> Foreseen | None:
-        """What the last run said already, if the draft was right so far."""
+        """The answer that the last run already gave, if its draft is right so far."""
         if self._ahead and [self._ahead[0][0]] == list(token_ids):
             self._accepted += 1
             return self._ahead.popleft()[1]
         return None
 
     def _run(self, token_ids: Sequence[int]) -> Foreseen:
-        """After `token_ids`; what comes after drafted ids is kept."""
+        """Run `token_ids` and a draft; give the answer after `token_ids`, and keep those after the drafted ids."""
         self._end_draft()
         self._state.rewind(len(self._ids) - len(token_ids))
         drafted = self._draft()
@@ -111,14 +111,14 @@ class DraftedStep:
         return []
 
     def _end_draft(self) -> None:
-        """Tell who made the last draft how good it was."""
+        """Tell the last draft's drafter how many of its ids were right."""
         self._ahead.clear()
         if self._drafter:
             self._drafter.judge(self._drafted, self._accepted)
             self._drafter = None
 
     def _run_plainly(self) -> tuple[int, Floats]:
-        """Read again what came after the prompt, a token a run."""
+        """Run the text after the prompt again, one token per run."""
         self._end_draft()
         self._state.rewind(self._prompt_length)
         for token in self._ids[self._prompt_length :]:
@@ -127,18 +127,17 @@ class DraftedStep:
         return answer
 
 
-MOST_STEPS = 16  # told at a time; the first ones come alone, so that a stream begins at once
+MOST_STEPS = 16  # per launch; the first launches are shorter, so that a stream begins at once
 NO_LOGITS = np.empty(0, np.float32)
 
 
 class DeviceStep:
-    """Greedy steps that a device takes by itself, told to the host some at a time.
+    """Greedy steps that run on the device without the host, collected several at a time.
 
-    While the host looks at what the last steps said, the next ones are under way; what they say past the end of a text
-    is never seen.
+    While the host handles the ids of the last steps, the next steps run; ids past the end of a text are dropped.
 
     Args:
-        most_ids: Ids that the text has at most, prompt included; the last of them is never run over.
+        most_ids: The most ids that the text can have, prompt included; the last of them is never run.
     """
 
     def __init__(self, state: DecodeState, most_ids: int) -> None:
@@ -149,19 +148,19 @@ class DeviceStep:
         self._steps = 1
 
     def __call__(self, new_ids: Sequence[int]) -> tuple[int, NDArray[np.float32]]:
-        """The most likely id after `new_ids`: the prompt, then each time what was said last."""
+        """The most likely id after `new_ids`: the prompt at first, then always the id given last."""
         if not self._told:
             self._told.extend(self.settle() or [self._state.advance(new_ids)])
             self._launch(self._told[-1])
         return self._told.popleft(), NO_LOGITS
 
     def settle(self) -> list[int]:
-        """Wait for what is under way; what it says."""
+        """Wait for the running steps, if any, and return their ids."""
         waited, self._under_way = self._under_way, False
         return self._state.collect() if waited else []
 
     def _launch(self, token_id: int) -> None:
-        """Twice as many steps as last time, as far as the text may get."""
+        """Launch twice as many steps as last time, up to MOST_STEPS and the end of the text."""
         steps = min(self._steps, self._most_ids - 1 - self._state.length)
         if steps > 0:
             self._state.launch(token_id, steps)

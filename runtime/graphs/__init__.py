@@ -1,1 +1,1 @@
-"""An ONNX graph, and the memory that it is bound to; `decode` is what generates."""
+"""Runs the bundle's graphs: decode, prefill, reference and lens, with the key and value caches they are bound to."""

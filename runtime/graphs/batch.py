@@ -1,4 +1,4 @@
-"""Several sequences under way side by side, each with its own length."""
+"""DecodeBatch: the rows of a batch, each with its own length, in one cache."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from runtime.graphs.forward import Forward
 
 
 class DecodeBatch:
-    """Rows of a cache: the first ones are taken, without gaps, and a step costs only those."""
+    """Rows of a cache. Taken rows come first, without gaps, and a step runs only those."""
 
     def __init__(self, forward: Forward, rows: int) -> None:
         self._forward = forward
@@ -19,7 +19,7 @@ class DecodeBatch:
         self._taken = 0
 
     def admit(self, prompts: Sequence[Sequence[int]], *, logits: bool = True) -> tuple[NDArray[np.int64], Floats]:
-        """Read prompts into the rows after those taken; the most likely next ids [B] and the logits of them.
+        """Prefill prompts into the rows after those taken; give their most likely next ids [B] and their logits.
 
         Logits are [B, V], or [B, 0] if not wanted.
         """
@@ -36,7 +36,7 @@ class DecodeBatch:
         return answer.next_ids, answer.logits
 
     def step(self, token_ids: Sequence[int], *, logits: bool = True) -> tuple[NDArray[np.int64], Floats]:
-        """Add an id to each row; what comes then, as from `admit`. The next run overwrites it."""
+        """Append an id to each row; give ids and logits as `admit` does. The next run overwrites them."""
         lengths = self._lengths[: self._taken]
         ids, indices = np.array(token_ids)[:, None], range(self._taken)
         answer = self._forward.over(1).run(0, ids, lengths, lengths + 1, indices, logits=logits)
@@ -48,7 +48,7 @@ class DecodeBatch:
         return self._forward.cache.row(row, int(self._lengths[row]))
 
     def remove(self, row: int) -> None:
-        """Forget a row; the last one takes its place."""
+        """Drop a row; the last one takes its place."""
         self._taken -= 1
         if row < self._taken:
             self._forward.cache.move(self._taken, row, int(self._lengths[self._taken]))

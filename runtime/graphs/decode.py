@@ -1,4 +1,4 @@
-"""The ONNX Runtime sessions that generate, and the memory they lend to what is under way."""
+"""DecodeGraph: the sessions of the decode and prefill graphs, and the caches they lend to sequences and batches."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -26,14 +26,14 @@ from runtime.ort.own_pages import own_pages
 from runtime.ort.placement import CPU, Placement
 from runtime.ort.sessions import make_session
 
-MOST_IDLE = 4  # caches kept between calls, a row up to 75 MB for GPT-2 small; more are made when needed, and dropped
+MOST_IDLE = 4  # caches kept between calls, up to 75 MB per row for GPT-2 small; more are made when needed, then dropped
 MOST_ROWS = 1024
-ON_DEVICE = {"fp16"}  # precisions whose decode graph is a device's, on the CPU too
+ON_DEVICE = {"fp16"}  # precisions whose decode graph keeps its state on the device, on the CPU too
 KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class Idle(NamedTuple):
-    """A cache that nobody uses, and the graphs over it."""
+    """A cache that is not in use, and the graphs over it."""
 
     rows: int
     capacity: int
@@ -41,9 +41,9 @@ class Idle(NamedTuple):
 
 
 class Prefill:
-    """The graph for many tokens at a time; `make` makes its session, or gives None, and is called once, when it must.
+    """The graph for many tokens at a time; `make` returns its session or None, and is called on first use.
 
-    Caches know this and not their `DecodeGraph`, which is thus gone, weights and all, as soon as nobody holds it.
+    Caches refer to this and not to their `DecodeGraph`, which is thus freed with its weights once it is not referenced.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -58,12 +58,12 @@ class Prefill:
 
 
 class DecodeGraph:
-    """Shared by all threads; every sequence or batch under way has keys and values of its own.
+    """The decode graph, shared by all threads; every running sequence or batch has its own keys and values.
 
     Args:
         path: The decode graph.
-        prefill_path: A graph of the same inputs and outputs that is faster over many tokens; loaded when there are.
-        around: Entered with a graph's path while its session is made.
+        prefill_path: A graph with the same inputs and outputs that is faster over many tokens; loaded on first use.
+        around: A context manager, called with a graph's path, that is entered while its session is made.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class DecodeGraph:
         self._prefill = Prefill(partial(make, prefill_path) if prefill_path else lambda: None)
         self._architecture = architecture
         self._idle: list[Idle] = []
-        self._lock = threading.RLock()  # a stream that nobody holds may be collected while this thread has it
+        self._lock = threading.RLock()  # this thread may collect an unreferenced stream while it holds the lock
         tell_children(self, DecodeGraph._forked)
 
     @contextmanager
     def sequence(self, tokens: int | None = None) -> Iterator[DecodeState]:
-        """Lend an empty cache for one sequence of at most `tokens`, kept for the next caller afterwards.
+        """Lend an empty cache for one sequence of at most `tokens`; afterwards it is kept for the next caller.
 
-        Without `tokens` it has room for the whole context.
+        Without `tokens`, it has room for the whole context.
         """
         shape = 1, self._capacity(tokens)
         state = DecodeState(self._forward(*shape))
@@ -104,10 +104,10 @@ class DecodeGraph:
             self._keep(Idle(*shape, state.forward))
 
     def batch(self, rows: int, tokens: int | None = None) -> DecodeBatch:
-        """Empty caches for at most `rows` sequences side by side, of at most `tokens` each.
+        """An empty cache for a batch of at most `rows` sequences of at most `tokens` each.
 
-        On the CPU memory is taken as they grow, and given back when the batch is dropped; on a device it is taken at
-        once, and kept for the next batch.
+        On the CPU, memory is taken as rows grow and given back when the batch is dropped; on a device, it is taken at
+        once and kept for the next batch.
         """
         shape = rows if self._runs is None else row_bucket(rows, MOST_ROWS), self._capacity(tokens)
         try:
@@ -120,7 +120,7 @@ class DecodeGraph:
         return batch
 
     def _forked(self) -> None:
-        """A child uses it no more, but what was lent of it may be given back."""
+        """Replace the lock in a forked child: the graph is not used there, but lent caches may be given back."""
         self._lock = threading.RLock()
 
     def _capacity(self, tokens: int | None) -> int:
@@ -128,7 +128,7 @@ class DecodeGraph:
         return most if tokens is None or self._runs is None else bucket(tokens, most)
 
     def _forward(self, rows: int, capacity: int) -> Forward:
-        """One that is idle, or a new one."""
+        """An idle Forward of this shape, or a new one."""
         with self._lock:
             for idle in self._idle:
                 if (idle.rows, idle.capacity) == (rows, capacity):
@@ -142,7 +142,7 @@ class DecodeGraph:
         except MemoryError:
             if not self._idle:
                 raise
-        self._idle.clear()  # nobody uses those
+        self._idle.clear()  # to free their memory
         return self._on_device(self._runs, rows, capacity)
 
     def _on_device(self, runs: DeviceRuns, rows: int, capacity: int) -> Forward:
@@ -152,7 +152,7 @@ class DecodeGraph:
         return Forward(cache, graph, lambda: None, launcher=graph)
 
     def _keep(self, idle: "Idle") -> None:
-        """For the next caller; of too many the one that waited longest goes, and one that ran out of memory at once."""
+        """Keep it for the next caller, unless it ran out of memory; of too many, drop the one idle longest."""
         if idle.forward.one.ran_out:
             return
         with self._lock:
@@ -168,10 +168,10 @@ def open_decode_graph(
     threads: int | None = None,
     own: bool = False,
 ) -> DecodeGraph:
-    """The graphs of a bundle that generate, in a precision that it has.
+    """Open a bundle's decode graph, and its prefill graph where there is one, in a precision that it has.
 
     Args:
-        own: Whether weights are to be safe from what is written into their files later, where the system can do that.
+        own: Whether to protect the loaded weights from later writes into their files, where the system allows it.
     """
     manifest = bundle.manifest
     placement = placement.as_on_device() if precision in ON_DEVICE else placement
@@ -188,13 +188,13 @@ def open_decode_graph(
 
 @contextmanager
 def opened_whole(bundle: Bundle, path: Path, *, own: bool) -> Iterator[None]:
-    """Around the making of a session, now or later: its files are those that the bundle was opened with."""
+    """Check, around the making of a session, that its files are those that the bundle was opened with."""
     with same_files(bundle, path) as weights, own_pages(bundle.folder / name for name in weights if own):
         yield
 
 
 def decode_kind(precision: str, placement: Placement) -> Kind:
-    """The kind of graph that generates there; of float16 the one graph does for both."""
+    """The kind of graph that generates there; float16 has one graph for the CPU and CUDA."""
     return "decode_cuda" if placement.on_device and precision == "fp32" else "decode"
 
 
@@ -212,7 +212,7 @@ def check_graph(session: Any, path: Path, architecture: Architecture, *, on_devi
     heads = {name: (shape[1], shape[3]) for name, shape in shapes.items() if name.startswith("present.")}
     expected = dict.fromkeys(architecture.cache_names("present"), (architecture.n_head, architecture.head_size))
     if heads != expected or shapes.get("logits", [None])[-1] != architecture.vocab_size:
-        raise BundleError(f"{path} is no decode graph of its manifest's architecture; export the bundle again")
+        raise BundleError(f"{path} is not a decode graph of its manifest's architecture; export the bundle again")
     for name in ("logits_indices", "token_log" if on_device else "token_indices"):
         if name not in shapes:
             raise BundleError(f"{path} was made by an older gpt2-onnx (it has no {name}); export the bundle again")

@@ -1,4 +1,4 @@
-"""What a run over new ids is asked and says, and which graph runs: one for a token a row, one for many at a time."""
+"""The interface of a run (Graph, Cache, Answer), and Forward, which picks the decode or the prefill graph."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -6,16 +6,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-MANY = 128  # tokens a row; a prefill graph saves 26 ms of fewer of GPT-2 small's, and takes 0.5 s and 330 MB to load
+MANY = 128  # tokens per row; for fewer, a prefill graph saves 26 ms for GPT-2 small, but costs 0.5 s and 330 MB to load
 
 
 class Answer(NamedTuple):
-    """What follows at P indices; the next run overwrites it.
+    """A run's outputs at P indices; the next run overwrites them.
 
     Attributes:
         next_ids: The most likely ids [P].
-        logits: [P, V], or [P, 0] where nobody asked.
-        tied: [P], whether another id is as likely, as far as sums in another order could tell.
+        logits: [P, V], or [P, 0] if not wanted.
+        tied: [P], whether another id is so close that summing in another order could make it the most likely.
     """
 
     next_ids: NDArray[np.int64]
@@ -39,7 +39,7 @@ class Graph(Protocol):
     """Runs over some rows of a cache.
 
     Attributes:
-        ran_out: Whether there was no memory for a run; what this holds may be what there is no room for.
+        ran_out: Whether a run failed for lack of memory, which may be this graph's own.
     """
 
     ran_out: bool
@@ -54,26 +54,26 @@ class Graph(Protocol):
         *,
         logits: bool,
     ) -> Answer:
-        """Add ids to the rows from `first_row` on."""
+        """Append ids to the rows from `first_row` on."""
 
 
 class Launcher(Protocol):
-    """Takes greedy steps by itself, while the host does something else."""
+    """Runs greedy steps on the device while the host does something else."""
 
     def launch(self, input_ids: ArrayLike, past_lengths: ArrayLike, steps: int) -> None:
-        """Begin `steps` steps over `input_ids` [B], then over what each step says."""
+        """Launch `steps` steps: the first runs `input_ids` [B], each later one the ids of the step before."""
 
     def collect(self) -> NDArray[np.int64]:
-        """What the steps under way said, [B, steps]; waits for them."""
+        """Wait for the launched steps; return their ids [B, steps]."""
 
 
 class Forward:
-    """Both graphs over one cache.
+    """The decode and the prefill graph over one cache.
 
     Args:
-        one: For a token a row.
-        many: Makes the graph for many tokens a row, or gives None.
-        launcher: Over the same cache, where there is any.
+        one: The graph for one token per row.
+        many: Makes the graph for many tokens per row, or returns None.
+        launcher: Launches steps over the same cache, on a device.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Forward:
         self._many: Graph | None = None
 
     def over(self, count: int) -> Graph:
-        """The graph for runs over `count` tokens a row."""
+        """The graph for runs over `count` tokens per row."""
         if count < MANY:
             return self.one
         if self._many is None:

@@ -1,4 +1,4 @@
-"""Keys and values in the host's memory, past and present at once, and a graph that is bound to them."""
+"""KeyValueCache: keys and values in host memory, updated in place; HostGraph: a session bound to them."""
 
 import math
 import mmap
@@ -16,8 +16,8 @@ from runtime.ort.install import load_onnxruntime
 class KeyValueCache:
     """Keys and values [rows, n_head, n_positions, head_size] of each layer.
 
-    What lies after a row's length is never read, so nothing needs clearing; memory is touched, and thus taken, only as
-    far as a row has grown.
+    Nothing after a row's length is ever read, so nothing needs clearing; memory is touched, and thus taken, only as far
+    as a row has grown.
     """
 
     def __init__(self, architecture: Architecture, rows: int) -> None:
@@ -38,10 +38,10 @@ class KeyValueCache:
 
 
 def private_arrays(count: int, shape: tuple[int, ...]) -> list[Floats]:
-    """Arrays in pages that belong to nobody else: taken as they are touched, given back as soon as they are dropped.
+    """Arrays in pages of their own: taken when touched, given back as soon as the arrays are dropped.
 
-    malloc keeps what threads drop in its arenas: after 20,000 completions in eight threads a process held 257 MB that
-    way, and holds 129 MB this way.
+    malloc keeps what threads free in its arenas: after 20,000 completions in eight threads a process held 257 MB with
+    it, and 129 MB with these pages.
     """
     private = (
         {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -53,8 +53,8 @@ def private_arrays(count: int, shape: tuple[int, ...]) -> list[Floats]:
 class HostGraph:
     """Runs of one session over some rows of a cache.
 
-    Arrays are bound again only when a run has another shape than the last: a loop that adds a token a run writes its
-    numbers in place.
+    Arrays are bound again only when the shape changes from one run to the next: a loop of one token per run writes its
+    inputs in place.
     """
 
     ran_out = False
@@ -78,15 +78,15 @@ class HostGraph:
         *,
         logits: bool,
     ) -> Answer:
-        """Add ids to the rows from `first_row` on.
+        """Append ids to the rows from `first_row` on.
 
         Args:
-            first_row: The first of B rows next to each other.
-            input_ids: [B, S], padded on the right. Over one token a row only where B is 1 or all rows are empty.
-            past_lengths: [B], tokens in each row before.
-            lengths: [B], tokens in each row afterwards, without padding.
+            first_row: The first of B adjacent rows.
+            input_ids: [B, S], padded on the right. S is over 1 only if B is 1 or all rows are empty.
+            past_lengths: [B], tokens in each row before the run.
+            lengths: [B], tokens in each row after the run, without padding.
             indices: [P], where the next id is wanted, as b * S + s.
-            logits: Whether logits are wanted there too. Without, the graph need not compute all of them.
+            logits: Whether logits are wanted there too. If not, the graph need not compute all of them.
         """
         ids, after = np.asarray(input_ids, np.int64), np.asarray(lengths, np.int32)
         asked = np.asarray(indices, np.int64)
@@ -112,7 +112,7 @@ class HostGraph:
         self._bound_rows = first, rows
 
     def _bind_shape(self, rows: int, count: int, wanted: int, logits: bool) -> None:
-        """Arrays for `rows` times `count` ids, and for what follows at so many indices."""
+        """Bind arrays for `rows` times `count` ids, and for answers at `wanted` indices."""
         if self._bound_shape == (rows, count, wanted, logits):
             return
         self._bound_shape = None

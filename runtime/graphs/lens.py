@@ -1,4 +1,4 @@
-"""The lens graph: hidden states, or finished logits, to what they predict."""
+"""LensGraph: what hidden states, or final logits, predict: likeliest ids, log-probabilities and ranks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +12,11 @@ from runtime.bundle.manifest import Architecture
 from runtime.ort.placement import CPU, Placement
 from runtime.ort.sessions import check_sizes, make_session
 
-LOGITS_BYTES = 2**25  # of a run; more makes nothing faster
+LOGITS_BYTES = 2**25  # bytes of logits per run; more is no faster
 
 
 class Reading(NamedTuple):
-    """Of R rows: the k likeliest ids and their log-probabilities [R, k]; the answer's log-probability and rank [R]."""
+    """For R rows: the k likeliest ids and their log-probabilities [R, k]; the answer's log-probability and rank [R]."""
 
     top_ids: Ids
     top_logprobs: Floats
@@ -46,13 +46,13 @@ class LensGraph:
         return self._read(self._no_states, logits, answers, k)
 
     def logits(self, hidden_states: Floats) -> Floats:
-        """[S, V] of hidden states [S, C]."""
+        """Logits [S, V] of hidden states [S, C]."""
         unasked = np.zeros(len(hidden_states), np.int64)
         found: Floats = self._session.run(["logits"], feed(hidden_states, self._no_logits, unasked, 1))[0]
         return found
 
     def _read(self, hidden_states: Floats, logits: Floats, answers: Ids, k: int) -> Reading:
-        """Some rows at a time; of what is empty they are none."""
+        """Read a few rows at a time; one of `hidden_states` and `logits` has no rows."""
         names = ["top_ids", "top_logprobs", "answer_logprobs", "ranks"]
         parts = [
             self._session.run(names, feed(hidden_states[rows], logits[rows], answers[rows], k))

@@ -1,4 +1,4 @@
-"""The reference graph: every logit, hidden state, attention map, key and value, as PyTorch returns them."""
+"""ReferenceGraph: all logits, hidden states, attention maps, keys and values, as PyTorch returns them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from runtime.ort.placement import CPU, Placement
 from runtime.ort.sessions import check_sizes, make_session
 
 Arrays = Mapping[str, Floats]
-MAPS_BYTES = 2**25  # of attention maps that a run may make
+MAPS_BYTES = 2**25  # bytes of attention maps that one run may make
 
 
 class ReferenceGraph:
@@ -40,7 +40,7 @@ class ReferenceGraph:
             input_ids: [B, S].
             attention_mask: [B, P+S], 0 where a row is padded on its left; all ones by default.
             past: `present.N.key` and `.value` [B, H, P, D] of the run before; empty by default.
-            outputs: Names of those wanted; all by default. The rest is made and held until the run ends, too.
+            outputs: Names of the outputs wanted; all by default. The others are still computed and held during the run.
 
         Returns:
             `logits` [B, S, V], `present.N.key` and `.value` [B, H, P+S, D], `hidden_states.N` [B, S, C] and
@@ -62,8 +62,8 @@ class ReferenceGraph:
     def read(self, token_ids: Sequence[int], arrays: Arrays) -> None:
         """Write outputs of one text of S tokens to arrays.
 
-        A long text is read in parts, each after the keys and values of those before it, because every run makes the
-        maps of all layers.
+        A long text runs in parts, each with the `past_key_values` of the parts before it, because every run makes the
+        attention maps of all layers.
 
         Args:
             token_ids: S ids.
@@ -92,14 +92,14 @@ class ReferenceGraph:
 
 
 def sizes_of(architecture: Architecture) -> dict[str, int]:
-    """The last dimensions of what tells one architecture's reference graph from another's."""
+    """The last dimensions of the inputs and outputs by which reference graphs of different architectures differ."""
     states = {f"hidden_states.{layer}": architecture.n_embd for layer in range(architecture.n_layer + 1)}
     past = dict.fromkeys(architecture.cache_names("past_key_values"), architecture.head_size)
     return {"logits": architecture.vocab_size, **states, **past}
 
 
 def write_rows(array: Floats, found: Floats, rows: slice) -> None:
-    """Rows [n, …] of a text to [S, …]; or of its maps, [H, n, rows.stop], to [H, S, S]."""
+    """Copy rows [n, …] of a text to [S, …]; or rows of its maps, [H, n, rows.stop], to [H, S, S]."""
     if found.ndim == 3:
         array[:, rows, : rows.stop] = found
     else:

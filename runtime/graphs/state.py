@@ -1,4 +1,4 @@
-"""One sequence under way."""
+"""DecodeState: one sequence, its length, and its row of a cache."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,16 @@ class DecodeState:
         self.length = 0
 
     def advance(self, token_ids: Sequence[int]) -> int:
-        """Run over `token_ids` (at least one) after what is there; the most likely next id."""
+        """Run `token_ids` (at least one) after those already read; give the most likely next id."""
         return self.step(token_ids, logits=False)[0]
 
     def step(self, token_ids: Sequence[int], *, logits: bool = True) -> tuple[int, Floats]:
-        """As `advance`, with the logits after the last id: [V], or [0] if not wanted. The next run overwrites them."""
+        """Like `advance`, with the logits after the last id: [V], or [0] if not wanted. The next run overwrites it."""
         answer = self.read(token_ids, last=1, logits=logits)
         return int(answer.next_ids[0]), answer.logits[0]
 
     def read(self, token_ids: Sequence[int], *, last: int, logits: bool = True) -> Answer:
-        """Run over `token_ids`; what comes after each of the `last` ones."""
+        """Run `token_ids`; give the answer after each of the `last` ones."""
         total = self.length + len(token_ids)
         indices = range(len(token_ids) - last, len(token_ids))
         graph = self.forward.over(len(token_ids))
@@ -33,23 +33,23 @@ class DecodeState:
 
     @property
     def launches(self) -> bool:
-        """Whether a device takes greedy steps by itself: `launch` and `collect`."""
+        """Whether greedy steps can be launched on a device: `launch` and `collect`."""
         return self.forward.launcher is not None
 
     def launch(self, token_id: int, steps: int) -> None:
-        """Begin greedy steps on the device: over `token_id`, then over what each step says."""
+        """Launch greedy steps on the device: the first runs `token_id`, each later one the id of the step before."""
         assert self.forward.launcher
         self.forward.launcher.launch([token_id], [self.length], steps)
         self.length += steps
 
     def collect(self) -> list[int]:
-        """What the steps under way said; waits for them."""
+        """Wait for the launched steps; return their ids."""
         assert self.forward.launcher
         said: list[int] = self.forward.launcher.collect()[0].tolist()
         return said
 
     def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens; at most what is there."""
+        """Forget everything after the first `length` tokens."""
         self.length = min(self.length, length)
 
     def cache(self) -> dict[str, Floats]:

@@ -1,4 +1,4 @@
-"""A loaded bundle, and what it takes to have it in another process too."""
+"""Model, the loaded bundle, and what rebuilds it in another process."""
 
 import runtime.model.pickled  # noqa: F401  so that models can be pickled
 from runtime.model.model import BATCH_SIZE as BATCH_SIZE

@@ -1,4 +1,4 @@
-"""A loaded bundle: completing, streaming, scoring, and sessions."""
+"""Model: a loaded bundle that completes, streams, scores and inspects text, and makes sessions."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -35,12 +35,12 @@ models: "WeakSet[Model]" = WeakSet()  # of this process
 class Model:
     """GPT-2, ready to generate. Made by `load`; may be called from several threads at once.
 
-    In a process that was forked off it loads itself again at its first call; pickled, wherever it is unpickled.
+    In a forked process it loads itself again at its first call; a pickled model loads where it is unpickled.
 
     Attributes:
-        bundle: What it was loaded from.
+        bundle: The bundle it was loaded from.
         device: Where it runs: "cpu", or "cuda:0" and so on.
-        precision: Of its decode graph.
+        precision: The precision of its decode graph.
         loading: How it was loaded, to load it again.
     """
 
@@ -55,7 +55,7 @@ class Model:
         models.add(self)
 
     def _ready(self) -> Parts:
-        """The parts of this process, made again in one that was forked off."""
+        """The parts of this process, made again if it was forked."""
         with self._making:
             if self._parts is None:
                 if self.loading.placement.device == "cuda":
@@ -64,7 +64,7 @@ class Model:
             return self._parts
 
     def _forked(self) -> None:
-        """The parent's parts are of no use to a child: their threads are gone, their locks may be held for ever."""
+        """Drop the parent's parts in a child: their threads are gone, and their locks may be held forever."""
         self._making = threading.Lock()
         if self._parts is not None:
             leave_alone(self._parts)
@@ -102,16 +102,16 @@ class Model:
     def complete(
         self, prompt: str | Prompts, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
     ) -> Completion | list[Completion]:
-        """Continue a prompt, or several side by side; greedily, unless the options say otherwise.
+        """Continue one prompt, or several in a batch; greedily, unless the options say otherwise.
 
         Args:
             prompt: Text, or a list of texts; an empty text starts from `<|endoftext|>`.
-            batch_size: Of a list, how many prompts are under way at once, 1 to 1,024; each takes memory for its keys
-                and values, 2 * n_layer * n_embd * 4 bytes a token (74 kB for GPT-2 small).
+            batch_size: How many prompts of a list run at once, 1 to 1,024; each takes memory for its keys and values,
+                2 * n_layer * n_embd * 4 bytes per token (74 kB for GPT-2 small).
             options: See `GenerationOptions`.
 
         Returns:
-            A completion; of a list of prompts a list, in their order.
+            A completion; for a list of prompts, a list in the same order.
 
         Raises:
             ValueError: An option out of its range, or a prompt that leaves no room in the context.
@@ -135,16 +135,16 @@ class Model:
         return generation.completion()
 
     def stream(self, prompt: str, **options: Unpack[GenerationOptions]) -> Stream:
-        """Continue a prompt, giving pieces of text as soon as they are certain.
+        """Continue a prompt, yielding pieces of text once they are final.
 
-        A piece never ends in half a character, and never holds what may yet turn out to be a stop.
+        A piece never ends in the middle of a character, and never contains what may turn out to be a stop.
 
         Args:
             prompt: Text; an empty one starts from `<|endoftext|>`.
             options: See `GenerationOptions`.
 
         Returns:
-            An iterator of pieces; joined, they are the text of the same completion. Its `completion` is all of it.
+            An iterator of pieces; joined, they are the completion's text. Its `completion` holds the whole result.
 
         Raises:
             ValueError: An option out of its range, or a prompt that leaves no room in the context.
@@ -159,7 +159,7 @@ class Model:
         return Stream(self._pieces(generation), generation)
 
     def session(self) -> Session:
-        """An empty text that grows turn by turn, without reading again what it has read.
+        """Begin an empty text that grows turn by turn; what was read before is cached.
 
         Example:
             >>> with model.session() as session:
@@ -174,10 +174,10 @@ class Model:
         """How likely the model finds a text, of any length from two tokens up.
 
         Args:
-            text: The text; its first token has nothing before it and counts as given.
-            stride: Tokens between the beginnings of two windows, 1 to the context; by default half the context. A
-                smaller one gives each token more to go by, and takes longer.
-            progress: Called time and again with how many more tokens are scored.
+            text: The text; its first token has no context and is not scored.
+            stride: Tokens from the start of one window to the start of the next, 1 to the context; by default half the
+                context. A smaller one gives each token more context, and takes longer.
+            progress: Called with the number of tokens scored since its last call.
 
         Raises:
             ValueError: A stride out of its range, or a text of less than two tokens.
@@ -210,16 +210,16 @@ class Model:
     def inspect(
         self, text: str | Prompts, *, outputs: Sequence[str] = OUTPUTS, layers: Iterable[int] | int | None = None
     ) -> Inspection | list[Inspection]:
-        """What the model computes of a text: by the reference graph, so in float32 whatever the precision.
+        """Logits, hidden states and attention maps of a text, by the reference graph: float32 in any precision.
 
-        The session for it is made at the first call, and reads its weights where they lie in their file.
+        Its session is made at the first call, and reads its weights memory-mapped from their file.
 
         Args:
-            text: At most the context; an empty one is `<|endoftext|>`. A list of texts gives a list, and texts do not
-                change one another.
+            text: At most the context; an empty one is `<|endoftext|>`. A list of texts gives a list; texts do not
+                affect one another.
             outputs: Some of `"logits"`, `"hidden_states"` and `"attentions"`, by default all of them: a text of 1,024
                 tokens has 600 MB of attentions in GPT-2 small; those of one layer alone take 280 MB at most.
-            layers: Whose attentions, from 0; by default all.
+            layers: The layers whose attentions are wanted, from 0; by default all.
 
         Raises:
             BundleError: The bundle has no reference graph, or its weights are damaged.
@@ -247,7 +247,7 @@ class Model:
         Args:
             text: As in `inspect`.
             k: How many of the likeliest tokens, 1 to the vocabulary's size.
-            progress: Called time and again with how many more layers are done; a text has one more than the model.
+            progress: Called with the number of layers done since its last call; a text has one more than the model.
 
         Raises:
             BundleError: The bundle has no lens graph, or its weights are damaged.
@@ -298,7 +298,7 @@ class Model:
             yield from decode_alone(step, generation, generation.prompt_ids)
 
     def _together(self, generations: list[Generation], batch_size: int) -> list[Completion]:
-        """Longest prompts first, so that those read together are of one length, or nearly."""
+        """Generate in batches, longest prompts first, so that those prefilled together have similar lengths."""
         if generations:
             longest = max(generation.most_ids for generation in generations)
             batch = self.decode_graph.batch(min(batch_size, len(generations)), longest)

@@ -1,4 +1,4 @@
-"""The parts of a model, and what it takes to make them again in another process."""
+"""The parts of a model (tokenizer, decode graph, drafting, inspector), loaded here, or again in another process."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ EXACT = {"fp32"}  # MatMulNBits rounds the inputs of one id otherwise than those
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model works with, in one process."""
+    """The parts that a model uses in one process."""
 
     prompting: Prompting
     decode_graph: DecodeGraph
@@ -28,7 +28,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Loading:
-    """What a model is loaded with."""
+    """The bundle and the options that a model is loaded with."""
 
     bundle: Bundle
     precision: str
@@ -57,7 +57,7 @@ class Loading:
         return Parts(prompting, session, Drafting(exact=exact, session=drafts), inspector)
 
     def again(self) -> Parts:
-        """The same in another process: of the same files, which are hashed only if they may be others by now."""
+        """Make the same parts in another process, from the same files, hashed only if they may have changed."""
         bundle = reopen(self.bundle, self.precisions)
         parts = replace(self, bundle=bundle).make()
         check_untouched(bundle, names_read(bundle, self.precisions))

@@ -1,4 +1,4 @@
-"""A pickled model: which bundle it was loaded from, and how. Whoever unpickles it loads it, once a process."""
+"""Pickling of models: a pickle holds the bundle and the options; unpickling loads them once per process."""
 
 import copyreg
 import threading
@@ -11,9 +11,9 @@ from runtime.model.parts import Loading
 
 
 class Unpickler:
-    """Gives the model there is, or loads it.
+    """Returns the model that this process already has, or loads it.
 
-    The last one is kept: a pool's worker gets it anew with every task.
+    The last one is kept: a pool's worker unpickles it again with every task.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ def unpickle(loading: Loading) -> Model:
 
 
 def reduce_model(model: Model) -> tuple[Callable[..., Any], tuple[Loading]]:
-    """For pickle and copy."""
+    """How pickle and copy take a model apart."""
     return unpickle, (model.loading,)
 
 

@@ -1,1 +1,1 @@
-"""ONNX Runtime itself: whether it is installed, its sessions, and what they take of this machine."""
+"""Everything that touches ONNX Runtime directly: installation, sessions, placement, memory, threads."""

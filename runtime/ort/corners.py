@@ -1,6 +1,6 @@
-"""Whether this processor's integer products are right at the corners, where sums of 16 bits would saturate.
+"""Tests this processor's integer matrix products with extreme values, where 16-bit sums would saturate.
 
-The numbers are as large as bytes get, and every sum is one that float32 holds, so that integers say what is right.
+The values are as large as bytes get, and float32 holds every sum exactly, so integer arithmetic gives the right result.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from runtime.ort.one_node import FLOAT, UINT8, Constant, product_model
 from runtime.ort.sessions import make_options
 
 INPUTS, OUTPUTS = 256, 16
-BLOCK = 128  # weights a scale of MatMulNBits
-ROWS = (1, 5)  # one row has kernels of its own
+BLOCK = 128  # weights per scale of MatMulNBits
+ROWS = (1, 5)  # a single row has its own kernels
 Integers = NDArray[np.int64]
 
 
 class Corner(NamedTuple):
-    """A model y = (x - zero) times weights, what x [M, K] it is given, and how far each output [1, N] may be off."""
+    """A model y = (x - zero) @ weights, its input x [M, K] (`given`), and the error allowed in each output [1, N]."""
 
     name: str
     model: bytes
@@ -32,7 +32,7 @@ class Corner(NamedTuple):
 
 
 def inexact_products() -> list[str]:
-    """What is not as integers have it, by kernel: nothing where all is well."""
+    """A line for each kernel whose product differs from the integer result; empty if all are right."""
     return [problem for corner in corners() if (problem := judge(corner))]
 
 
@@ -51,7 +51,7 @@ def judge(corner: Corner) -> str | None:
 
 
 def corners() -> Iterator[Corner]:
-    """The products of prompts in int8, then those of single tokens in int8 and int4."""
+    """The products that int8 uses for prompts, then those that int8 and int4 use for single tokens."""
     for zero in (0, 128):
         yield integer_product(zero)
     for bits in (8, 4):
@@ -59,7 +59,7 @@ def corners() -> Iterator[Corner]:
 
 
 def patterns(low: int, high: int) -> Integers:
-    """Rows [5, K] of the smallest, of the largest, of both in turns, in turns the other way round, and of all."""
+    """Rows [5, K]: all `high`, all `low`, both in turn, both in reverse turn, and the range from `low` to `high`."""
     turns = np.resize([low, high], INPUTS)
     return np.stack(
         [np.full(INPUTS, high), np.full(INPUTS, low), turns, turns[::-1], np.linspace(low, high, INPUTS).round()]
@@ -67,7 +67,7 @@ def patterns(low: int, high: int) -> Integers:
 
 
 def integer_product(zero: int) -> Corner:
-    """MatMulIntegerToFloat of bytes around `zero`, as the prefill graph of int8 has it."""
+    """MatMulIntegerToFloat of bytes with the zero point `zero`, as in int8's prefill graph."""
     weights = np.resize(patterns(-128, 127), (OUTPUTS, INPUTS)).T
     constants: dict[str, Constant] = {
         "weights": weights.astype(np.int8),
@@ -80,7 +80,7 @@ def integer_product(zero: int) -> Corner:
 
 
 def block_product(bits: int) -> Corner:
-    """MatMulNBits, which rounds its inputs: by whole numbers on most processors, by up to half of one on any."""
+    """MatMulNBits, which rounds its inputs: to whole numbers on most processors, by at most a half on any."""
     half = 2 ** (bits - 1)
     codes = np.resize(patterns(0, 2 * half - 1), (OUTPUTS, INPUTS))
     packed = codes if bits == 8 else codes[:, 0::2] | codes[:, 1::2] << 4

@@ -1,4 +1,4 @@
-"""ONNX Runtime: whether it is installed as it should be, and its import without telemetry."""
+"""Checks that exactly one ONNX Runtime is installed, and imports it without telemetry."""
 
 import importlib
 import importlib.util
@@ -14,7 +14,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it once
 
 
 def ensure_onnxruntime() -> None:
-    """Raise ImportError, naming the fix, unless exactly one ONNX Runtime is there to be imported."""
+    """Raise ImportError, naming the fix, unless exactly one ONNX Runtime can be imported."""
     if all(is_installed(wheel) for wheel in WHEELS):
         raise ImportError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
@@ -27,13 +27,13 @@ def ensure_onnxruntime() -> None:
 
 @cache
 def load_onnxruntime() -> ModuleType:
-    """The onnxruntime module, its installation checked once: every new sequence asks for it."""
+    """The onnxruntime module; its installation is checked once, as every new sequence asks for it."""
     ensure_onnxruntime()
     return importlib.import_module("onnxruntime")
 
 
 def is_installed(wheel: str) -> bool:
-    """Whether a wheel's record lies on the path; importlib.metadata says the same, but takes 30 ms to import."""
+    """Whether a wheel's dist-info is on the path; importlib.metadata tells the same, but takes 30 ms to import."""
     pattern = f"{wheel.replace('-', '_')}-*.dist-info"
     return any(any(Path(entry).glob(pattern)) for entry in sys.path if entry)
 

@@ -1,4 +1,4 @@
-"""Arrays in a device's memory, and what is said when there is no more of it."""
+"""Arrays in a device's memory, and one-line MemoryErrors when it runs out."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ OUT_OF_MEMORY = re.compile(
 
 @contextmanager
 def memory_errors(placement: Placement) -> Iterator[None]:
-    """Turn what ONNX Runtime says of a lack of memory into a MemoryError of one line."""
+    """Turn ONNX Runtime's out-of-memory errors into a MemoryError of one line."""
     try:
         yield
     except Exception as error:  # ONNX Runtime's own share no public base
@@ -31,7 +31,7 @@ def memory_errors(placement: Placement) -> Iterator[None]:
 
 
 class DeviceArray:
-    """An array on a device, which starts as zeros; on the CPU it is an array like any other."""
+    """An array in a device's memory, zeros at first; on the CPU, in ordinary memory."""
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, placement: Placement) -> None:
         self.shape = shape
@@ -43,17 +43,17 @@ class DeviceArray:
             self.write(np.zeros(shape, self.dtype))
 
     def write(self, values: NDArray[Any]) -> None:
-        """Copy `values` of its shape there."""
+        """Copy `values`, of the same shape, to the device."""
         if values.size:
             self.value.update_inplace(np.ascontiguousarray(values, self.dtype))
 
     def read(self) -> NDArray[Any]:
         """A copy on the host."""
         found: NDArray[Any] = self.value.numpy()
-        return found.copy() if self.placement.device == "cpu" else found  # there it is the memory itself
+        return found.copy() if self.placement.device == "cpu" else found  # on the CPU it is a view
 
     def rows(self, first: int, count: int) -> tuple[str, int, type, tuple[int, ...], int]:
-        """`count` rows from `first` on, as ONNX Runtime's bindings take them."""
+        """`count` rows from `first` on, as arguments of ONNX Runtime's bind_input and bind_output."""
         row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
         address = self.value.data_ptr() + first * row_bytes
         return self.placement.device, self.placement.index, self.dtype.type, (count, *self.shape[1:]), address

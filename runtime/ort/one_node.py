@@ -1,4 +1,4 @@
-"""ONNX models of one node, in protobuf's wire format: the onnx package is not here."""
+"""Builds ONNX models of one node in protobuf's wire format, as the runtime does without the onnx package."""
 
 from collections.abc import Mapping
 
@@ -13,14 +13,14 @@ Constant = NDArray[np.float32] | NDArray[np.uint8] | NDArray[np.int8]
 
 
 def one_node_model(operator: str, kind: int = FLOAT, rank: int = 1) -> bytes:
-    """y = operator(x), of a kind of element and a rank; every dimension may be anything."""
+    """y = operator(x), for an element type and a rank; dimensions are free."""
     node = message(1, b"x") + message(2, b"y") + message(4, operator.encode())
     graph = message(1, node) + message(2, b"one_node")
     return model(graph + edge(11, "x", kind, rank) + edge(12, "y", kind, rank))
 
 
 def product_model(operator: str, kind: int, constants: Mapping[str, Constant], **settings: int) -> bytes:
-    """y = operator(x, the constants in their order), float32, by one of ONNX Runtime's own operators; x is a matrix."""
+    """y = operator(x, *constants) for one of ONNX Runtime's own operators; x is a matrix, y float32."""
     node = b"".join(message(1, name.encode()) for name in ("x", *constants)) + message(2, b"y")
     node += message(4, operator.encode())
     node += b"".join(message(5, attribute(name, value)) for name, value in settings.items())
@@ -30,13 +30,13 @@ def product_model(operator: str, kind: int, constants: Mapping[str, Constant], *
 
 
 def model(graph: bytes) -> bytes:
-    """Of opset 13, and ONNX Runtime's own."""
+    """A model of `graph`, with opset 13 and ONNX Runtime's own operators."""
     opsets = message(8, number(2, 13)) + message(8, message(1, MICROSOFT.encode()) + number(2, 1))
     return number(1, 8) + message(7, graph) + opsets
 
 
 def edge(field: int, name: str, kind: int, rank: int) -> bytes:
-    """An input or an output of a graph."""
+    """An input or output of a graph."""
     anything = message(1, b"") * rank
     return message(field, message(1, name.encode()) + message(2, message(1, number(1, kind) + message(2, anything))))
 

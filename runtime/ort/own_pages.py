@@ -1,8 +1,8 @@
-"""Weights that a session has to itself, whatever becomes of their file.
+"""Copies a session's memory-mapped weights into private pages, so that later changes to their file do no harm.
 
-ONNX Runtime on the CPU leaves weights that it need not lay out anew (embeddings, for the most part) where they lie in
-their file, mapped. Whoever writes into that file then changes them, and whoever cuts it short, as `cp` does, ends the
-process with a bus error. Linux can put other pages with the same content in the place of the mapped ones.
+On the CPU, ONNX Runtime leaves weights that it does not repack (mostly embeddings) in their file, memory-mapped.
+Writing into that file then changes them, and truncating it, as `cp` does, kills the process with a bus error. Linux can
+replace the mapped pages by others with the same content.
 """
 
 import ctypes
@@ -15,8 +15,8 @@ from pathlib import Path
 
 MAPS = Path("/proc/self/maps")
 PRIVATE, WRITABLE = "p", "w"
-CHUNK = 2**23  # bytes that are there twice for a moment
-POPULATE = 23  # MADV_POPULATE_WRITE, of Linux 5.14: all pages at once instead of a fault for each
+CHUNK = 2**23  # bytes that exist twice for a moment
+POPULATE = 23  # MADV_POPULATE_WRITE, from Linux 5.14: all pages at once instead of one fault each
 MAYMOVE, FIXED = 1, 2  # of mremap
 FAILED = ctypes.c_void_p(-1).value
 Range = tuple[int, int]  # addresses
@@ -24,10 +24,10 @@ Range = tuple[int, int]  # addresses
 
 @contextmanager
 def own_pages(files: Iterable[Path]) -> Iterator[None]:
-    """What the block maps of these files is its own memory afterwards; what was mapped before is left as it is.
+    """Replace what the block maps of these files by private copies; earlier mappings are left as they are.
 
-    Where the system cannot do that, nothing happens. Nobody else may map these files meanwhile: what is not the
-    block's may be unmapped at any time, and its addresses be somebody's.
+    Where the system cannot do that, nothing happens. No other thread may map these files meanwhile: it could unmap them
+    at any time, and their addresses could be reused.
     """
     wanted = {os.path.realpath(file) for file in files}
     before = mapped(wanted)
@@ -39,7 +39,7 @@ def own_pages(files: Iterable[Path]) -> Iterator[None]:
 
 
 def mapped(files: set[str]) -> list[Range]:
-    """Where files are mapped, privately and to be written to."""
+    """The address ranges where files are mapped as private and writable."""
     if not files or not sys.platform.startswith("linux"):
         return []
     try:
@@ -50,7 +50,7 @@ def mapped(files: set[str]) -> list[Range]:
 
 
 def parse(line: str) -> tuple[Range, str]:
-    """(Addresses, file) of a line of the table; no file where the mapping is shared or must not be written to."""
+    """(addresses, file) of a line of the table; no file if the mapping is shared or not writable."""
     addresses, modes, _, _, _, file = [*line.split(maxsplit=5), ""][:6]
     start, end = addresses.split("-")
     private = PRIVATE in modes and WRITABLE in modes
@@ -58,9 +58,9 @@ def parse(line: str) -> tuple[Range, str]:
 
 
 def replace(start: int, size: int) -> None:
-    """Put a copy in the place of `size` bytes from `start` on; readers see the same bytes before and after.
+    """Replace `size` bytes from `start` on by a copy; readers see the same bytes before and after.
 
-    Where there is no memory for it, the pages stay the file's.
+    If there is no memory for it, the pages stay the file's.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p

@@ -1,4 +1,4 @@
-"""Where sessions run, and with which memory."""
+"""Placement: the device that sessions run on, their memory limits, and the provider options for it."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A device, and what is asked of it.
+    """A device and its settings.
 
     Attributes:
         device: "cpu" or "cuda".
-        index: Of the card, as CUDA counts them.
-        on_device: Whether the state of what is under way stays in the device's memory. Always so on CUDA; on the CPU it
-            is what CUDA does, rehearsed.
-        gpu_mem_limit: Bytes that a session's arena may take; None is all there is.
-        arena_extend_strategy: ONNX Runtime's: how an arena grows; None is its default, kNextPowerOfTwo.
+        index: The card's number, as CUDA counts them.
+        on_device: Whether the state of running sequences stays in the device's memory. Always true on CUDA; on the CPU
+            it runs CUDA's code path.
+        gpu_mem_limit: Bytes that a session's arena may take; None means no limit.
+        arena_extend_strategy: How ONNX Runtime's arena grows; None is its default, kNextPowerOfTwo.
         cuda_graph: Whether steps may be captured as CUDA graphs.
     """
 
@@ -36,18 +36,18 @@ class Placement:
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's name of it."""
+        """The name of ONNX Runtime's execution provider."""
         return f"{self.device.upper()}ExecutionProvider"
 
     def provider_options(self) -> dict[str, Any]:
-        """What the provider is told; documented at onnxruntime.ai, CUDA Execution Provider."""
+        """Options of the provider; documented at onnxruntime.ai, CUDA Execution Provider."""
         if self.device == "cpu":
             return {}
         options = {
             "device_id": str(self.index),
-            "use_tf32": "0",  # float32 products of 10-bit factors are no float32
+            "use_tf32": "0",  # TF32 rounds the factors of products to 10 bits
             "enable_skip_layer_norm_strict_mode": "1",  # else a fused norm sums in float16
-            "use_ep_level_unified_stream": "1",  # so that runs nobody waited for come before those after them
+            "use_ep_level_unified_stream": "1",  # so that queued runs finish before later ones start
             "enable_cuda_graph": str(int(self.cuda_graph)),
         }
         if self.gpu_mem_limit is not None:

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, which in a container is fewer than the machine has."""
+"""How many CPUs this process may use, by affinity and cgroup quota; in a container, fewer than the machine has."""
 
 import math
 import os
@@ -15,7 +15,7 @@ def available_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
 
 
 def own_cgroups(cgroup: Path, membership: Path) -> list[Path]:
-    """The root, and in v2 every group on the way down to this process's own."""
+    """The root, and in v2 every group from there down to this process's own."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -33,7 +33,7 @@ def affinity_cpus() -> int:
 
 
 def quota_cpus(cgroup: Path) -> float:
-    """One group's quota as a number of CPUs; infinite where there is none."""
+    """One group's quota as a number of CPUs; infinite if there is none."""
     try:
         quota, period = read_quota(cgroup)
         return int(quota) / int(period) if int(quota) > 0 else math.inf

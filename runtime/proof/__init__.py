@@ -1,1 +1,1 @@
-"""What verify asks: whether the graphs say on this machine what PyTorch said where the bundle was made."""
+"""Proofs for `verify`: the graphs give on this machine what PyTorch gave where the bundle was made."""

@@ -1,4 +1,4 @@
-"""Whether a graph says on a device what PyTorch said where the bundle was made, and the note of it in the manifest."""
+"""Proves decode, reference and lens graphs on a device against PyTorch's numbers in the manifest."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ FLOOR = 2e-5  # two roundings of a logit near 100 in float32
 
 @dataclass(frozen=True)
 class Proof:
-    """One precision on one device.
+    """The proof of one graph in one precision on one device.
 
     Attributes:
-        tokens: Greedy tokens that PyTorch gave.
-        replayed: How many of them are said again, each text up to its first difference.
-        error: The largest difference of a token's log-probability from PyTorch's float64; None where the bundle was
-            made before those were noted.
-        allowed: Twice that of PyTorch in this precision.
-        graph: "decode"; "reference", whose tokens are those that it would say after each of PyTorch's; or "lens", of
-            which tokens are counted whose log-probabilities in each layer are PyTorch's.
+        tokens: PyTorch's greedy tokens.
+        replayed: How many of them the graph gives again, each text up to its first difference.
+        error: The largest difference of a token's log-probability from PyTorch's float64; None in older bundles, which
+            do not record those.
+        allowed: Twice PyTorch's own error in this precision.
+        graph: "decode"; "reference", which predicts each token after PyTorch's previous ones; or "lens", which counts
+            the tokens whose log-probabilities in each layer are PyTorch's.
     """
 
     precision: str
@@ -45,11 +45,11 @@ class Proof:
 
     @property
     def passed(self) -> bool:
-        """float32 says every token again; in lower precisions tokens that are nearly as likely may change places."""
+        """float32 must give every token again; in lower precisions tokens nearly as likely may change places."""
         same = 0 < self.tokens == self.replayed
         if self.error is None or self.allowed is None:
             return same
-        near = self.error <= self.allowed  # which no NaN is
+        near = self.error <= self.allowed  # False for NaN
         return near and self.tokens > 0 and (same or self.precision != "fp32")
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class Proof:
 
 
 def prove(bundle: Bundle, precision: str, placement: Placement) -> Proof:
-    """Replay the manifest's greedy tokens by the decode graph, and hold their log-probabilities against PyTorch's."""
+    """Replay the manifest's greedy tokens with the decode graph, and compare log-probabilities with PyTorch's."""
     session = open_decode_graph(bundle, precision=precision, placement=placement)
     probes = bundle.manifest.probes()
     equal = sum(
@@ -77,7 +77,7 @@ def prove(bundle: Bundle, precision: str, placement: Placement) -> Proof:
 
 
 def prove_reference(bundle: Bundle, placement: Placement) -> Proof | None:
-    """The same of the reference graph, over the texts as they are; None of bundles without it, or made long ago."""
+    """Prove the reference graph over the probes' texts; None for bundles that lack it or PyTorch's numbers."""
     manifest, likelihoods = bundle.manifest, bundle.manifest.likelihoods()
     if likelihoods is None or not manifest.has_graph("reference", "fp32"):
         return None
@@ -92,7 +92,7 @@ def prove_reference(bundle: Bundle, placement: Placement) -> Proof | None:
 
 
 def prove_lens(bundle: Bundle, placement: Placement) -> Proof | None:
-    """How likely each layer finds the first probe's tokens; None of bundles that lack the lens."""
+    """Prove how likely each layer finds the first probe's tokens; None for bundles that lack the lens."""
     manifest, truth = bundle.manifest, bundle.manifest.lens_likelihoods()
     if truth is None or not (manifest.has_graph("lens", "fp32") and manifest.has_graph("reference", "fp32")):
         return None
@@ -108,7 +108,7 @@ def prove_lens(bundle: Bundle, placement: Placement) -> Proof | None:
 def lens_logprobs(
     reference: ReferenceGraph, lens: LensGraph, probe: Continuation, shape: tuple[int, ...]
 ) -> NDArray[np.float64]:
-    """[layers, tokens], of the probe's first tokens."""
+    """Log-probabilities [layers, tokens] of the probe's first tokens."""
     layers, count = shape
     targets = np.array(probe.token_ids[:count])
     names = [f"hidden_states.{layer}" for layer in range(layers)]
@@ -122,13 +122,13 @@ def allowed_error(likelihoods: Likelihoods, precision: str) -> float:
 
 
 def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:
-    """How many tokens are equal before the first that is not."""
+    """How many tokens are equal before the first difference."""
     differing = [n for n, (a, b) in enumerate(zip(tokens, expected, strict=True)) if a != b]
     return differing[0] if differing else len(expected)
 
 
 def decode_logits(session: DecodeGraph, probe: Continuation, most: int) -> Floats:
-    """At the positions before the probe's first tokens, `most` at most: [tokens, V]."""
+    """The decode graph's logits [tokens, V] that predict the probe's first tokens, at most `most`."""
     targets = probe.token_ids[:most]
     ids = [*probe.prompt_ids, *targets]
     with session.sequence(len(ids)) as state:
@@ -136,20 +136,20 @@ def decode_logits(session: DecodeGraph, probe: Continuation, most: int) -> Float
 
 
 def reference_logits(session: ReferenceGraph, probe: Continuation, most: int) -> Floats:
-    """The same of the reference graph."""
+    """The reference graph's logits for the same tokens."""
     targets = probe.token_ids[:most]
     outputs = session.run(np.array([[*probe.prompt_ids, *targets][:-1]]))
     return outputs["logits"][0, -len(targets) :]
 
 
 def largest_error(logits: Floats, probe: Continuation, truth: Sequence[float]) -> float:
-    """Of the log-probabilities of the probe's first tokens; NaN if any is."""
+    """The largest error among the log-probabilities of the probe's first tokens; NaN if any is NaN."""
     found = target_logprobs(logits, probe.token_ids[: len(logits)])
     return float(np.max(np.abs(np.subtract(found, truth[: len(found)]))))
 
 
 def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:
-    """Add it to the manifest; OSError where the bundle cannot be written."""
+    """Add a proof to the manifest; OSError if the bundle cannot be written."""
     path = bundle.folder / NAME
     content = read_object(path)
     content["parity"] = {**content["parity"], "proofs": [*content["parity"].get("proofs", []), dict(proof)]}

@@ -1,9 +1,9 @@
-"""Whether the graphs of int8 and int4 compute here what PyTorch does, but for rounding their inputs to int8.
+"""Proves the int8 and int4 graphs on this processor: they match PyTorch up to rounding inputs to int8.
 
-PyTorch's float64 with the weights that the codes stand for is the truth, and how far rounding takes PyTorch itself from
-it is the measure. A few log-probabilities would scatter too much to tell: where sums saturate, logits of the shipped
-checkpoint are 2.4 times as far off as rounding takes them, but keys and values 3 to 6 times, and where sums are right
-0.99 to 1.02 times. Sketches of them tell that to within an eighth, so that twice, as for float32, parts the two.
+The truth is PyTorch's float64 with dequantized weights; the unit of error is how far rounding inputs takes PyTorch from
+it. A few log-probabilities would scatter too much: where sums saturate, the shipped checkpoint's logits are 2.4 times
+as far off as by rounding, but its keys and values 3 to 6 times; where sums are right, all are 0.99 to 1.02 times as far
+off. Sketches of them are right to within an eighth, so a bound of twice, as for float32, separates the two.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,18 +19,18 @@ from runtime.graphs.decode import DecodeGraph
 from runtime.proof.sketch import SUMS, distance, sketch
 
 FACTOR = 2.0
-LAST = 8  # positions whose logits are held against PyTorch's
+LAST = 8  # positions whose logits are compared with PyTorch's
 Sketches = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
 class RoundedStandard:
-    """What the graphs of a precision make of a text.
+    """What a precision's graphs should compute for a text.
 
     Attributes:
         token_ids: The text.
-        sketches: Of keys and values under their names as outputs, and of the last logits, each less its mean.
-        pytorch_errors: By kind of graph, how far each tensor is from that in PyTorch if inputs are rounded, absolute.
+        sketches: Sketches of keys and values by output name, and of the last logits, centred at each position.
+        pytorch_errors: By kind of graph, each tensor's absolute error in PyTorch when inputs are rounded.
     """
 
     precision: str
@@ -41,13 +41,13 @@ class RoundedStandard:
 
 @dataclass(frozen=True)
 class RoundedProof:
-    """One graph of a precision on this processor.
+    """The proof of one graph of a precision on this processor.
 
     Attributes:
-        tokens: Of the text that it read.
-        tensor: The worst of them.
-        error: How far that is from float64's, in units of what rounding costs PyTorch there.
-        allowed: At most.
+        tokens: How many tokens the text has.
+        tensor: The tensor with the largest error.
+        error: Its distance from float64's, in units of PyTorch's own error by rounding.
+        allowed: The largest error that passes.
     """
 
     precision: str
@@ -59,7 +59,7 @@ class RoundedProof:
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.allowed  # which no NaN is
+        return self.error <= self.allowed  # False for NaN
 
     def __str__(self) -> str:
         return (
@@ -69,7 +69,7 @@ class RoundedProof:
 
 
 def prove_rounded(bundle: Bundle, precision: str) -> Iterator[RoundedProof]:
-    """A proof of each graph of a precision, on the CPU; none of bundles made before this was noted."""
+    """A proof of each graph of a precision, on the CPU; none for older bundles, which do not record the numbers."""
     for standard in read_standards(bundle.manifest):
         if standard.precision == precision:
             for kind, noise in standard.pytorch_errors.items():
@@ -79,14 +79,14 @@ def prove_rounded(bundle: Bundle, precision: str) -> Iterator[RoundedProof]:
 
 
 def errors(bundle: Bundle, standard: RoundedStandard, kind: Kind) -> dict[str, float]:
-    """How far each tensor is from the truth here, absolute."""
+    """Each tensor's absolute distance from the truth on this processor."""
     session = DecodeGraph(bundle.graph_path(kind, standard.precision), bundle.manifest.architecture)
     found = read_text(session, standard.token_ids, at_once=kind == "prefill")
     return {name: distance(sketch(found[name]), truth) for name, truth in standard.sketches.items()}
 
 
 def read_text(session: DecodeGraph, token_ids: list[int], *, at_once: bool) -> dict[str, Any]:
-    """Keys, values and the last logits; half of the text token by token where it is not read at once."""
+    """Keys, values and the last logits; unless `at_once`, the second half of the text runs token by token."""
     half = len(token_ids) if at_once else len(token_ids) // 2
     with session.sequence(len(token_ids)) as state:
         answer = state.read(token_ids[:half], last=min(LAST, half))
@@ -97,13 +97,13 @@ def read_text(session: DecodeGraph, token_ids: list[int], *, at_once: bool) -> d
 
 
 def centred(logits: Any) -> Any:
-    """Logits [S, V], each position's less their mean, which no probability sees."""
+    """Logits [S, V] minus their mean at each position, which no probability depends on."""
     logits = np.asarray(logits, np.float64)
     return logits - logits.mean(axis=1, keepdims=True)
 
 
 def read_standards(manifest: Manifest) -> list[RoundedStandard]:
-    """As they are in a manifest; empty in bundles made before they were noted."""
+    """The standards in a manifest; empty for older bundles, which do not record them."""
     try:
         return [parse(manifest, content) for content in manifest.parity.get("rounded", [])]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -124,12 +124,12 @@ def parse(manifest: Manifest, content: Mapping[str, Any]) -> RoundedStandard:
     if sketches.keys() != names or not noise or any(row.keys() != names for row in noise.values()):
         raise ValueError("tensors are missing")
     if not noise.keys() <= kinds or min(min(row.values()) for row in noise.values()) <= 0:
-        raise ValueError("a graph that is not there, or an error of nothing")
+        raise ValueError("a graph is missing, or an error is not over 0")
     return RoundedStandard(precision, ids, sketches, noise)
 
 
 def numbers(values: Any, count: int | None = None) -> list[float]:
-    """Finite ones, as many as there must be."""
+    """`values` as floats, if all are finite and there are `count` of them."""
     found = [float(value) for value in values]
     if not np.isfinite(found).all() or count not in (None, len(found)):
         raise ValueError(f"{len(found)} numbers, or not all of them finite")

@@ -1,7 +1,7 @@
-"""A few numbers that tell how far two large arrays are apart, so that one of them need not be kept.
+"""Sketches: a few random sums of an array from which its distance to another array can be estimated.
 
-Each is the sum of all elements, their signs drawn at random. The mean square of the differences of such sums is that of
-the distance (Johnson and Lindenstrauss), whichever elements differ, and 32 sums tell it to within an eighth or so.
+Each is the sum of all elements with random signs. The mean squared difference of such sums estimates the squared
+distance (Johnson and Lindenstrauss), whichever elements differ; 32 sums give the distance to within an eighth or so.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SEED = 0
 
 
 def sketch(array: ArrayLike) -> list[float]:
-    """The sums, in float64, to as many digits as float32 has."""
+    """The sums, taken in float64 and rounded to float32's digits."""
     values = np.asarray(array, np.float64).ravel()
     draws = np.random.RandomState(SEED)  # frozen: NumPy's newer generators may change their streams
     return [float(f"{signed_sum(values, draws):.8g}") for _ in range(SUMS)]
@@ -27,5 +27,5 @@ def signed_sum(values: NDArray[np.float64], draws: np.random.RandomState) -> flo
 
 
 def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """The norm of the difference of two arrays, by their sketches."""
+    """The norm of the difference of two arrays, estimated from their sketches."""
     return float(np.sqrt(np.mean(np.square(np.subtract(one, other)))))

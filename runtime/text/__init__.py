@@ -1,1 +1,1 @@
-"""One request, without ONNX: options, prompt, ids, text."""
+"""One request without ONNX: options, prompts, tokenization, sampling, stop strings and completions."""

@@ -1,4 +1,4 @@
-"""What a completion is."""
+"""Completion: the text, ids, finish reason and log-probabilities that one prompt gave."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -30,5 +30,5 @@ class Completion:
         return self.text
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: everything that was asked for."""
+        """A dictionary for JSON, without what was not asked for."""
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -1,4 +1,4 @@
-"""One text under way. It knows no ONNX: it is told logits, and says which id comes next and whether it was the last."""
+"""One text being generated: takes logits, chooses the next id, collects text, and decides when to finish; no ONNX."""
 
 from collections.abc import Collection, Sequence
 
@@ -14,12 +14,12 @@ from runtime.text.tokenizer import IncrementalDecoder, Tokenizer
 
 
 class Generation:
-    """The continuation of one prompt, a token at a time, until `finish_reason` is set.
+    """The continuation of one prompt, token by token, until `finish_reason` is set.
 
     Args:
         prompt_ids: At least one.
-        settings: What the caller asked for.
-        tokenizer: Gives the ids their text.
+        settings: The caller's options, checked.
+        tokenizer: Decodes the ids.
         eos_ids: Ids that end a text, unless the settings ignore them.
         room: Tokens that the context has left, 1 or more.
     """
@@ -35,7 +35,7 @@ class Generation:
     ) -> None:
         self.prompt_ids = prompt_ids
         self.token_ids: list[int] = []
-        self.text = ""  # what is certain so far
+        self.text = ""  # final so far
         self.finish_reason: FinishReason | None = None
         self.draft = settings.draft
         self._eos_ids = () if settings.ignore_eos else eos_ids
@@ -49,16 +49,16 @@ class Generation:
 
     @property
     def plain(self) -> bool:
-        """Whether the most likely ids are all that is asked for."""
+        """Whether only the most likely ids are needed, and no logits."""
         return self._sampler is None and self._logprobs is None
 
     @property
     def most_ids(self) -> int:
-        """Ids of prompt and continuation at most."""
+        """The most ids that prompt and continuation can have together."""
         return len(self.prompt_ids) + self._limit
 
     def take(self, most_likely: int, logits: NDArray[np.float32]) -> int:
-        """Decide on the next id, given the most likely one and logits [V], which nobody reads if this is `plain`."""
+        """Choose the next id, given the most likely one and logits [V], which are not read if this is `plain`."""
         token = self._sampler.choose(logits) if self._sampler else most_likely
         self.token_ids.append(token)
         if self._logprobs is not None:
@@ -70,7 +70,7 @@ class Generation:
         return token
 
     def completion(self) -> Completion:
-        """What came of it, once `finish_reason` is set."""
+        """The result, once `finish_reason` is set."""
         assert self.finish_reason is not None
         logprobs = None if self._logprobs is None else tuple(self._logprobs)
         return Completion(self.text, tuple(self.token_ids), self.finish_reason, len(self.prompt_ids), logprobs)
@@ -83,7 +83,7 @@ class Generation:
             self._finish("length")
 
     def _finish(self, reason: FinishReason) -> None:
-        """Nothing comes after what was held back."""
+        """Release the text that was held back, as nothing follows it."""
         self.text += self._stops.push(self._decoder.flush())
         self.text += self._stops.flush()
         self.finish_reason = "stop" if self._stops.found else reason

@@ -1,4 +1,4 @@
-"""Log-probabilities: natural logarithms, in float32, as PyTorch's log_softmax gives them."""
+"""Log-probabilities of generated tokens: natural logarithms in float32, as PyTorch's log_softmax gives them."""
 
 from dataclasses import dataclass
 
@@ -24,14 +24,14 @@ class TokenLogprob:
 
 
 def token_logprob(logits: Floats, token_id: int, count: int) -> TokenLogprob:
-    """Of logits [V]: the log-probability of `token_id`, and the `count` highest."""
+    """The log-probability of `token_id` under logits [V], and the `count` highest."""
     logprobs = log_softmax(logits)
     best = [(int(token), float(logprobs[token])) for token in highest(logprobs, count)]
     return TokenLogprob(token_id, float(logprobs[token_id]), tuple(best))
 
 
 def highest(values: Floats, count: int) -> NDArray[np.int64]:
-    """Where the `count` highest of `values` [V] are, highest first; of equal ones the lowest index first."""
+    """Indices of the `count` highest of `values` [V], highest first; among equal ones, the lowest index first."""
     if count == 0:
         return np.empty(0, np.int64)
     candidates = np.flatnonzero(values >= np.partition(values, -count)[-count])

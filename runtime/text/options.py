@@ -1,4 +1,4 @@
-"""What a caller may ask of a completion: the options, their ranges, and what they mean together."""
+"""Generation options: their ranges, their checks, and how they combine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from runtime.checks import check_count, check_flag, check_number, check_text
 
 MAX_NEW_TOKENS = 64
 MOST_SEED = 2**64 - 1
-LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6  # beyond, float32 scores overflow, or differ no more
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6  # beyond these, float32 scores overflow, or no longer differ
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -18,19 +18,19 @@ class GenerationOptions(TypedDict, total=False):
     Any of `temperature`, `top_k`, `top_p`, `min_p` and `seed` turns sampling on, unless `temperature` is 0. Order and
     arithmetic are those of transformers' logits processors: repetition penalty, temperature, top-k, top-p, min-p.
 
-    max_new_tokens: Tokens to generate at most, 1 or more (default: 64); the end of the context ends a text too.
-    temperature: Divides the logits: 0 is greedy, else from 1e-6 to 1e6 (1 where something else turned sampling on).
+    max_new_tokens: The most tokens to generate, 1 or more (default: 64); the end of the context ends a text too.
+    temperature: Divides the logits: 0 is greedy, else 1e-6 to 1e6 (1 if another option turned sampling on).
     top_k: Keep the k most likely ids, 1 or more.
     top_p: Keep the most likely ids that make up this much probability, 0 to 1.
-    min_p: Keep ids at least this likely in proportion to the most likely one, 0 to 1.
-    repetition_penalty: 0.01 to 100; over 1 makes ids of the prompt and of the text so far less likely, for greedy too.
-    seed: 0 to 2**64 - 1; the same seed gives the same text, whatever else is in the batch; so equal prompts get equal
-        texts. By default a new one a text.
+    min_p: Keep ids at least this likely relative to the most likely one, 0 to 1.
+    repetition_penalty: 0.01 to 100; over 1 makes ids of the prompt and of the text so far less likely, greedy or not.
+    seed: 0 to 2**64 - 1; the same seed gives the same text, whatever else is in the batch, so equal prompts get equal
+        texts. By default each text gets a new one.
     stop: A text, or a list of texts: the completion ends before the first one that is complete.
     ignore_eos: Generate past `<|endoftext|>`, which is then text like any other (default: False).
-    draft: Several tokens out of a run, where what follows can be guessed. By default in greedy texts alone in fp32,
-        whose tokens stay the same; True: in any, where tokens nearly as likely may change places; False: never.
-    logprobs: Give each token's log-probability and this many of the most likely ones, from 0 up.
+    draft: Generate several tokens per run where they can be guessed. By default only greedy texts in fp32, whose
+        tokens stay the same; True: always, and tokens nearly as likely may change places; False: never.
+    logprobs: Give each token's log-probability and those of this many most likely ids, from 0 up.
     """
 
     max_new_tokens: int
@@ -64,7 +64,7 @@ class Settings:
 
     @property
     def samples(self) -> bool:
-        """Whether the next id is drawn, and not the most likely one."""
+        """Whether ids are drawn at random instead of taking the most likely one."""
         asked = (self.temperature, self.top_k, self.top_p, self.min_p, self.seed)
         return self.temperature != 0 and any(value is not None for value in asked)
 
@@ -73,7 +73,7 @@ def check_settings(options: Mapping[str, Any]) -> Settings:
     """Raise TypeError or ValueError, naming option, range and value, unless every option is as documented."""
     for name in options:
         if name not in CHECKS:
-            raise TypeError(f"there is no option {name!r}; there are: {', '.join(CHECKS)}")
+            raise TypeError(f"there is no option {name!r}; the options are: {', '.join(CHECKS)}")
     never_off = {"max_new_tokens", "ignore_eos"}
     given = {name: value for name, value in options.items() if value is not None or name in never_off}
     return Settings(**{name: CHECKS[name](name, value) for name, value in given.items()})

@@ -1,4 +1,4 @@
-"""A bundle's rules for prompts: what they start from, how long they may be, what ends their text."""
+"""A bundle's rules for prompts: the id that an empty one starts from, the maximum length, the ids that end a text."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from runtime.text.tokenizer import Tokenizer
 
 
 class Prompting:
-    """From a prompt to a generation that can begin."""
+    """Encodes prompts, checks that they fit the context, and begins their generations."""
 
     def __init__(self, bundle: Bundle) -> None:
         architecture = bundle.manifest.architecture
@@ -19,18 +19,18 @@ class Prompting:
         self._eos_ids = bundle.eos_token_ids()
 
     def encode(self, prompt: str, name: str = "prompt") -> list[int]:
-        """Ids of `prompt`, at least one, with room for another in the context; `name` is for the error."""
+        """Ids of `prompt`, at least one, with room for one more in the context; the error calls it `name`."""
         return self.check_room(self.tokenizer.encode(prompt) or self._start(name), name)
 
     def encode_whole(self, text: str, name: str = "text") -> list[int]:
-        """Ids of a text that nothing comes after, at least one and at most the context."""
+        """Ids of a text that is not continued: at least one, and at most the context."""
         ids = self.tokenizer.encode(text) or self._start(name)
         if len(ids) > self.context:
             raise ValueError(f"{name} must be at most {self.context:,} tokens, the context, got {len(ids):,}")
         return ids
 
     def check_room(self, prompt_ids: list[int], name: str) -> list[int]:
-        """`prompt_ids` itself, if it leaves room for another."""
+        """`prompt_ids`, if the context has room for one more."""
         if len(prompt_ids) >= self.context:
             raise ValueError(
                 f"{name} must be at most {self.context - 1:,} tokens, to leave room in the context of "

@@ -1,8 +1,8 @@
-"""Which id comes next, where it is not simply the most likely one.
+"""Sampling: repetition penalty, temperature, top-k, top-p, min-p, and a seeded draw.
 
 Order and arithmetic are those of transformers.generation.logits_process (4.57), in float32: repetition penalty,
 temperature, top-k, top-p, min-p. Filters drop ids instead of giving them a score of minus infinity, so that each works
-on what the one before has left.
+on what the one before it left.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ BLOCK = 256
 
 
 class Sampler:
-    """Chooses the ids of one text. Its randomness is its own: what else is in a batch cannot matter."""
+    """Chooses the ids of one text. It has its own random stream, so the rest of a batch cannot matter."""
 
     def __init__(self, settings: Settings, prompt_ids: Sequence[int]) -> None:
         self._settings = settings
         self._seen = [] if settings.repetition_penalty is None else list(prompt_ids)
-        # PCG64's stream is fixed by NumPy's compatibility policy (NEP 19); the methods of Generator are not.
+        # NumPy's compatibility policy (NEP 19) fixes PCG64's stream, but not the methods of Generator.
         # None takes entropy from the system
         self._random = np.random.PCG64(settings.seed)
 
@@ -37,13 +37,13 @@ class Sampler:
         return token
 
     def _draw(self, ids: Ids, scores: Floats) -> int:
-        """One of `ids`, with the probability that its score has."""
+        """Draw one of `ids`, each with the softmax probability of its score."""
         uniform = (self._random.random_raw() >> 11) * 2.0**-53  # [0, 1), from the 53 high bits
         return int(ids[inverse_cdf(softmax(scores), uniform)])
 
 
 def penalize(logits: Floats, seen: Sequence[int], penalty: float | None) -> Floats:
-    """Scores [V] in which the ids seen have moved away from likely: a copy, unless there is nothing to do."""
+    """Scores [V] in which the ids seen are less likely (more, if the penalty is below 1); a copy unless it is None."""
     if penalty is None:
         return logits
     ids, factor = np.unique(np.asarray(seen, np.int64)), np.float32(penalty)
@@ -72,10 +72,10 @@ def top_k(scores: Floats, k: int) -> NDArray[np.bool_]:
 
 
 def top_p(scores: Floats, p: float) -> NDArray[np.bool_]:
-    """Which of `scores` [K] stay when the least likely go, as long as those gone make up at most 1 - p.
+    """Which of `scores` [K] stay when the least likely go, as long as those dropped make up at most 1 - p.
 
-    Of equal scores at the border the lowest ids go, as in a stable sort. Ids so unlikely that all together cannot make
-    up half of what goes are not sorted: with a trained model that is nearly all of them.
+    Of equal scores at the border, the lowest ids go, as in a stable sort. Ids so unlikely that all together they cannot
+    make up half of 1 - p are not sorted: with a trained model that is nearly all of them.
     """
     probabilities = softmax(scores)
     likely = probabilities > (1 - p) / (2 * len(scores))
@@ -98,7 +98,7 @@ def min_p(scores: Floats, p: float) -> NDArray[np.bool_]:
 
 
 def inverse_cdf(probabilities: Floats, uniform: float) -> int:
-    """The first index where the probabilities so far are over `uniform`; by blocks, as a cumsum of all is slow."""
+    """The first index whose cumulative probability exceeds `uniform`; by blocks, as a cumsum of all is slow."""
     exact = probabilities.astype(np.float64)
     blocks = np.add.reduceat(exact, np.arange(0, len(exact), BLOCK)).cumsum()
     target = uniform * blocks[-1]

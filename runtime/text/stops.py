@@ -1,10 +1,10 @@
-"""Stop strings: found across the borders of pieces, and nothing let through that may be the beginning of one."""
+"""Stop strings: matched across token boundaries; text that may begin one is held back."""
 
 from collections.abc import Sequence
 
 
 class StopFilter:
-    """Text goes in piece by piece, and comes out as soon as no stop can begin in it."""
+    """Takes text piece by piece, and returns it once no stop can begin in it."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
@@ -12,7 +12,7 @@ class StopFilter:
         self.found = False
 
     def push(self, text: str) -> str:
-        """What is certain to come before any stop; once one is found, the last of it."""
+        """The text that certainly precedes any stop; once a stop is found, the last text before it."""
         if not self._stops:
             return text
         text = self._held + text
@@ -23,7 +23,7 @@ class StopFilter:
         return text[:certain]
 
     def flush(self) -> str:
-        """What was held back, because nothing comes after it."""
+        """The text held back, once nothing follows it."""
         held, self._held = self._held, ""
         return held
 

@@ -1,4 +1,4 @@
-"""Text while it is generated."""
+"""Streams: iterate over a completion's text while it is generated."""
 
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -10,10 +10,10 @@ from runtime.text.generation import Generation
 
 
 class Stream(Iterator[str]):
-    """Pieces of one completion's text, as soon as they are certain; joined, they are its text.
+    """Pieces of one completion's text, given once they are final; joined, they are its text.
 
-    Close it, or leave its `with` block, to stop early: its cache is free again then. An iterator that nobody holds
-    closes by itself.
+    Close it, or leave its `with` block, to stop early and free its cache. A stream that is no longer referenced closes
+    by itself.
     """
 
     def __init__(self, pieces: Generator[str], generation: Generation) -> None:
@@ -26,7 +26,7 @@ class Stream(Iterator[str]):
     def __next__(self) -> str:
         self._check_owner()
         piece = "" if self._closed else next(self._pieces)
-        if self._closed or self._generation.finish_reason:  # the cache is free with the last piece, not after it
+        if self._closed or self._generation.finish_reason:  # free the cache with the last piece, not after it
             self._pieces.close()
         if not piece:
             raise StopIteration
@@ -39,19 +39,19 @@ class Stream(Iterator[str]):
         self.close()
 
     def close(self) -> None:
-        """Generate no more; from another thread, no more than the piece that is under way."""
+        """Stop generating; called from another thread, the piece being generated is the last."""
         self._closed = True
-        with suppress(ValueError):  # the generator is running, in the thread that will see the flag
+        with suppress(ValueError):  # the generator is running in another thread, which will see the flag
             self._pieces.close()
 
     def _forked(self) -> None:
-        """In a child: nobody will ask for more, and to end it would be to touch what belongs to the parent."""
+        """In a forked child, leave the generator alone: closing it would touch what belongs to the parent."""
         leave_alone(self._pieces)
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a stream cannot be pickled, as it is under way; give its text, or its completion")
+        raise TypeError("a stream cannot be pickled while it runs; pass its text, or its completion")
 
     @property
     def completion(self) -> Completion | None:
-        """The whole completion, once the last piece was given; None before, and after an early `close`."""
+        """The whole completion once the last piece is given; None before that and after an early `close`."""
         return self._generation.completion() if self._generation.finish_reason else None

@@ -1,4 +1,4 @@
-"""Text to ids and back, with the bundle's own tokenizer.json."""
+"""The tokenizer: text to ids and back with the bundle's tokenizer.json, and incremental decoding."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from runtime.errors import BundleError
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 OTHERS = [byte for byte in range(0x100) if byte not in PRINTABLE]
-# GPT-2's alphabet: a byte is written as the character of its number, or of 256 and up where that is not to be seen
+# GPT-2's alphabet: a byte is the character with its number, or one from 256 up if that character is not printable
 BYTES = {chr(byte): byte for byte in PRINTABLE} | {chr(0x100 + n): byte for n, byte in enumerate(OTHERS)}
 
 
@@ -24,9 +24,9 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise BundleError(f"{path} is not a tokenizer: {error}") from None
-        self._tokenizer.no_truncation()  # a checkpoint may have saved the setting of its training
+        self._tokenizer.no_truncation()  # a checkpoint may have saved its training setting
         self._tokenizer.no_padding()
-        self.start = self.encode("")  # what every text begins with, by a template in tokenizer.json
+        self.start = self.encode("")  # ids that a template in tokenizer.json puts before every text
         self.joins = isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel)
 
     def encode(self, text: str) -> list[int]:
@@ -34,12 +34,12 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`; a character whose bytes are not all there becomes U+FFFD."""
+        """The text of `ids`; a character with missing bytes becomes U+FFFD."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
     def decode_after_start(self, ids: Sequence[int]) -> str:
-        """The text that `encode` would give `ids` for: without what every text begins with."""
+        """The text that `encode` would turn into `ids`: without the ids that begin every text."""
         begun = list(ids[: len(self.start)]) == self.start
         return self.decode(ids[len(self.start) :] if begun else ids)
 
@@ -56,17 +56,17 @@ class Tokenizer:
 
 
 class IncrementalDecoder:
-    """Ids to text, one at a time: a character is given when all of its bytes are there."""
+    """Decodes ids one at a time: a character comes out once all its bytes are there."""
 
     REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._given = 0  # characters of the text of `_ids`
+        self._given = 0  # characters of the text of `_ids` already given
 
     def push(self, token_id: int) -> str:
-        """The text that is certain now and was not before."""
+        """The text that this id makes final."""
         self._ids.append(token_id)
         if not self._tokenizer.joins and self._tokenizer.is_byte(token_id):
             return ""
@@ -78,21 +78,21 @@ class IncrementalDecoder:
         return piece
 
     def flush(self) -> str:
-        """What is left when no more ids come: U+FFFD for bytes that make no character."""
+        """The rest, when no more ids come: U+FFFD for bytes that make no character."""
         rest = self._tokenizer.decode(self._ids)[self._given :] if self._ids else ""
         self._ids, self._given = [], 0
         return rest
 
 
 class Pieces(Protocol):
-    """Knows the text of an id."""
+    """Gives the text of an id."""
 
     def piece(self, token_id: int) -> str:
         """One id's text; bytes that make no character by themselves as \\xNN."""
 
 
 class NextToken(NamedTuple):
-    """What may come next."""
+    """A candidate for the next token."""
 
     text: str
     token_id: int
@@ -100,6 +100,6 @@ class NextToken(NamedTuple):
 
 
 def escaped(character: str) -> str:
-    r"""As Python writes it; from U+0080 up never as \xNN, which stands for a byte."""
+    r"""A character escaped as in Python, but never as \xNN from U+0080 up, which stands for a byte."""
     code = ord(character)
     return f"\\u{code:04x}" if 0x80 <= code < 0x100 else character.encode("unicode_escape").decode()

@@ -504,7 +504,7 @@ def test_a_batch_in_one_precision_is_not_gone_on_with_in_another(cli, precise_bu
         if written:
             code, _, errors = cli("batch", *options, "--precision", name)
             assert (code, len(errors)) == (2, 1)
-            assert "is of another input, another model or other options" in errors[0]
+            assert "is from another input, another model or other options" in errors[0]
             assert output.read_bytes() == before
         code, _, errors = cli("batch", *options, "--precision", name, "--force")
         assert code == 0, errors

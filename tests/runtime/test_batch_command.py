@@ -106,7 +106,7 @@ BAD = [
     ('{"id": "x", "prompt": "a", "logprobs": 1000000}', "logprobs must be at most"),
     ('{"id": "x", "prompt": "' + "a b " * 2000 + '"}', "prompt must be at most"),
     ("[" * 100_000, "not JSON"),
-    ('{"id": NaN, "prompt": "a"}', "NaN is no JSON value"),
+    ('{"id": NaN, "prompt": "a"}', "NaN is not a JSON value"),
     ('{"id": 1e999, "prompt": "a"}', "1e999 is too large"),
 ]
 

@@ -131,8 +131,8 @@ def test_a_device_has_a_kind_and_a_number(device, found):
 
 CAUSES = {
     "no driver": (
-        {"gpus": (), "no_gpu": "nvidia-smi is not there"},
-        "there is no NVIDIA driver, or no card: nvidia-smi is not there; "
+        {"gpus": (), "no_gpu": "nvidia-smi is not installed"},
+        "there is no NVIDIA driver, or no card: nvidia-smi is not installed; "
         "install NVIDIA's driver, 580 or newer; in a container: docker run --gpus all",
     ),
     "missing libraries": (
@@ -268,7 +268,7 @@ def test_a_graph_that_cannot_be_loaded_at_all_is_the_bundles_fault(machine, refu
 def test_a_session_that_silently_runs_on_the_cpu_is_an_error(machine, refusal, capture):
     machine(got=[CPU])
     message = refusal(RuntimeError, make_session, MODEL, placement=ON_CUDA, threads=1, capture=capture)
-    assert message == f"decode.onnx was to run on cuda:2, and runs on {CPU}"
+    assert message == f"decode.onnx should run on cuda:2, but runs on {CPU}"
 
 
 def test_a_card_without_room_for_the_weights_is_a_memory_error_and_not_tried_again(machine, refusal):
@@ -295,7 +295,7 @@ def test_the_log_says_in_one_line_where_a_model_runs_and_for_auto_why(machine, l
 
 def test_auto_logs_why_it_is_the_cpu(machine, loads, bundle, caplog):
     caplog.set_level(logging.INFO, "runtime")
-    machine(replace(ON_GPU, gpus=(), no_gpu="nvidia-smi is not there"), error=refuses("CUDA failure 35"))
+    machine(replace(ON_GPU, gpus=(), no_gpu="nvidia-smi is not installed"), error=refuses("CUDA failure 35"))
     assert loads().placement == Placement()
     (line,) = (record.getMessage() for record in caplog.records)
     assert line.startswith(f"{bundle} runs in fp32 on cpu, as CUDA does not: there is no NVIDIA driver, or no card: ")
@@ -406,7 +406,7 @@ def test_auto_is_the_cpu_for_what_only_the_cpu_has(machine, loads, caplog, optio
     made = loads(device="auto", **options)
     assert (str(made.placement), made.placement.on_device, fake.sessions) == ("cpu", False, [])
     (record,) = caplog.records
-    assert record.getMessage().endswith(f"on cpu, which alone has {what}")
+    assert record.getMessage().endswith(f"on cpu, the only device with {what}")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ ON_CPU = Facts(
     packages={"gpt2-onnx": "0.1.0", "numpy": "2.4.6", "tokenizers": "0.22.2"},
     wheels={"onnxruntime": "1.31.1"},
     providers={"CPUExecutionProvider": None},
-    no_gpu="nvidia-smi is not there",
+    no_gpu="nvidia-smi is not installed",
     cpus=8,
     threads=8,
 )
@@ -83,8 +83,8 @@ PROBLEMS = {
         "precision='fp32'",
     ),
     "no driver": (
-        replace(ON_GPU, providers=NO_CUDA, gpus=(), no_gpu="nvidia-smi is not there"),
-        "there is no NVIDIA driver, or no card: nvidia-smi is not there",
+        replace(ON_GPU, providers=NO_CUDA, gpus=(), no_gpu="nvidia-smi is not installed"),
+        "there is no NVIDIA driver, or no card: nvidia-smi is not installed",
         "580 or newer; in a container: docker run --gpus all",
     ),
     "an old driver": (
@@ -199,9 +199,9 @@ def machine(tmp_path, monkeypatch):
     [
         ("echo NVIDIA-SMI has failed because it could not talk to the driver; exit 9", "could not talk to the driver"),
         ("exit 3", "exit code 3"),
-        ("echo some, other, thing", "said what nobody expects: 'some, other, thing'"),
-        ("true", "knows no card"),
-        (None, "nvidia-smi is not there"),
+        ("echo some, other, thing", "gave unexpected output: 'some, other, thing'"),
+        ("true", "lists no card"),
+        (None, "nvidia-smi is not installed"),
     ],
 )
 def test_why_there_is_no_gpu(machine, script, reason):

@@ -154,8 +154,10 @@ def test_what_is_under_way_stays_with_the_parent(forking, probe):
     (*refused, text, completed), streamed, ids = found
     assert len(refused) == 3
     for message in refused[:2]:
-        assert message.endswith("is another process's, which forked this one; make one here: model.session()"), message
-    assert refused[2].endswith("is another process's, which forked this one; make one here: model.stream(…)")
+        assert message.endswith(
+            "belongs to the parent process, which forked this one; make one here: model.session()"
+        ), message
+    assert refused[2].endswith("belongs to the parent process, which forked this one; make one here: model.stream(…)")
     assert text == probe.prompt + completed
     assert streamed == completed + streamed[len(completed) :]
     assert ids == [*probe.prompt_ids, *probe.token_ids[:20]]

@@ -127,7 +127,7 @@ def test_a_graph_that_is_another_is_the_bundles_fault(bundle_copy, refusal, kind
         changed["graphs"] = [graph | {"kind": kinds.get(graph["kind"], graph["kind"])} for graph in changed["graphs"]]
     model = runtime.load(bundle_copy.folder, device="cpu")
     message = refusal(BundleError, getattr(model, "lens" if kind == "lens" else "inspect"), TEXT)
-    assert f"is no {kind} graph of its manifest's architecture" in message
+    assert f"is not a {kind} graph of its manifest's architecture" in message
 
 
 def test_weights_are_hashed_once_for_both_graphs(bundle, monkeypatch):

@@ -1,1 +1,1 @@
-"""A device whose memory holds what is under way: its arrays, caches, runs and graphs."""
+"""Decoding with state in a device's memory: caches, bound arrays, captured runs, and the graph over them."""

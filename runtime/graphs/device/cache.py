@@ -1,4 +1,4 @@
-"""Keys and values that past and present share, in a device's memory."""
+"""DeviceCache: keys and values in a device's memory, updated in place."""
 
 from functools import cache
 from typing import Any
@@ -19,7 +19,7 @@ KINDS = {np.dtype(np.float32): FLOAT, np.dtype(np.float16): FLOAT16}
 class DeviceCache:
     """Keys and values [rows, n_head, capacity, head_size] of each layer.
 
-    What lies after a row's length is never looked at, but it must be finite, which zeros are.
+    Values after a row's length do not count, but they must be finite, which zeros are.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class DeviceCache:
         return {f"present{name}": array.read()[row : row + 1, :, :length] for name, array in self.arrays.items()}
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy the keys and values of a row to another row, on the device and at their full `length`."""
-        del length  # a row lies in one piece, its first tokens do not
+        """Copy a row's keys and values to another row, on the device and at full capacity."""
+        del length  # a row is contiguous in memory, its first tokens are not
         for array in self.arrays.values():
             session = copy_session(self.placement.without_cuda_graph(), KINDS[array.dtype])
             binding = session.io_binding()
@@ -50,13 +50,13 @@ class DeviceCache:
 
 @cache
 def copy_session(placement: Placement, kind: int) -> Any:
-    """Of a model y = x, made when a row first moves; ONNX Runtime copies within a device in no simpler way."""
+    """A session of the model y = x, made when a row first moves: ONNX Runtime has no simpler copy within a device."""
     providers = [(placement.provider, placement.provider_options())]
     return load_onnxruntime().InferenceSession(one_node_model("Identity", kind, rank=4), providers=providers)
 
 
 def bucket(tokens: int, most: int) -> int:
-    """The capacity for so many tokens: few sizes, so that caches and captured graphs are used again."""
+    """The capacity for `tokens`: few sizes, so that caches and captured graphs are reused."""
     capacity = LEAST_CAPACITY
     while capacity < tokens:
         capacity *= 2
@@ -64,5 +64,5 @@ def bucket(tokens: int, most: int) -> int:
 
 
 def row_bucket(rows: int, most: int) -> int:
-    """How many rows a step runs over: a power of two, or all there are."""
+    """How many rows a step runs: a power of two, or all of them."""
     return min(1 << (rows - 1).bit_length(), most)

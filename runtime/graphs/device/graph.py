@@ -1,4 +1,4 @@
-"""A graph over a cache on a device. Ids go there and come back; logits when they are asked for, the cache never."""
+"""DeviceGraph: runs over a cache that stays on the device; ids are copied to and fro, logits only when asked for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from runtime.graphs.forward import Answer
 
 
 class DeviceGraph:
-    """Runs of one session over some rows of a cache, and greedy steps that the device takes by itself.
+    """Runs of one session over some rows of a cache, and greedy steps launched on the device.
 
     Attributes:
-        ran_out: Whether the device had no memory for a run; what this holds may be what there is no room for.
+        ran_out: Whether a run failed for lack of memory, which may be this graph's own.
     """
 
     def __init__(self, runs: DeviceRuns, cache: DeviceCache) -> None:
@@ -24,7 +24,7 @@ class DeviceGraph:
         self._cache = cache
         self.ran_out = False
         self._steps: dict[int, DeviceState] = {}  # by rows; kept, as captured graphs need fixed addresses
-        self._under_way: tuple[DeviceState, int, int] | None = None  # state, where its log stood, steps
+        self._under_way: tuple[DeviceState, int, int] | None = None  # state, log position before, steps
 
     def run(
         self,
@@ -36,7 +36,7 @@ class DeviceGraph:
         *,
         logits: bool,
     ) -> Answer:
-        """As `HostGraph.run`; the answer is a copy."""
+        """Like `HostGraph.run`; the answer is a copy."""
         ids, past = np.asarray(input_ids, np.int64), np.asarray(past_lengths, np.int64)
         after, asked = np.asarray(lengths, np.int64), np.asarray(indices, np.int64)
         with self._alone():
@@ -60,12 +60,12 @@ class DeviceGraph:
         return Answer(next_ids[: len(asked)], found, np.zeros(len(asked), np.bool_))
 
     def launch(self, input_ids: ArrayLike, past_lengths: ArrayLike, steps: int) -> None:
-        """Begin `steps` greedy steps from the first row on, one id a row; `collect` waits for them.
+        """Launch `steps` greedy steps from the first row on, one id per row; `collect` waits for them.
 
         Args:
-            input_ids: [B], what the first step reads.
-            past_lengths: [B], tokens in each row before.
-            steps: 1 to 32, what a log holds; each row has room for them.
+            input_ids: [B], the ids that the first step runs.
+            past_lengths: [B], tokens in each row before the first step.
+            steps: 1 to 32, the size of a row's log; each row has room for them.
         """
         ids, past = np.asarray(input_ids, np.int64), np.asarray(past_lengths, np.int64)
         with self._alone():
@@ -76,7 +76,7 @@ class DeviceGraph:
             self._under_way = state, start, steps
 
     def collect(self) -> NDArray[np.int64]:
-        """What the steps under way said, [B, steps]."""
+        """Wait for the launched steps; return their ids [B, steps]."""
         assert self._under_way is not None
         (state, start, steps), self._under_way = self._under_way, None
         with self._alone():
@@ -89,9 +89,9 @@ class DeviceGraph:
         return said
 
     def _ready(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> DeviceState:
-        """The state of single steps over at least the first rows, holding ids [B, 1] and lengths [B].
+        """The state for single steps over at least the first B rows, with ids [B, 1] and lengths [B] written to it.
 
-        Rows after them are nobody's, and step along until they would leave the cache.
+        Rows after those are unused; they step along, and start over before they would leave the cache.
         """
         rows = row_bucket(len(ids), self._cache.rows)
         if rows not in self._steps:
@@ -120,7 +120,7 @@ class DeviceGraph:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else runs the session meanwhile."""
+        """Hold the session's lock; note when memory runs out."""
         with self._runs.lock:
             try:
                 yield

@@ -1,7 +1,7 @@
-"""Runs of one session on a device, one at a time; those of fixed shape as captured CUDA graphs, where there are any.
+"""DeviceRuns: runs of one session on a device, one at a time; runs of fixed shape as captured CUDA graphs.
 
-ONNX Runtime captures at the first run of a `gpu_graph_id` in a thread, and in doing so runs the graph more than once.
-As the state advances with every run, capturing is a step of its own: the state is written again afterwards.
+ONNX Runtime captures at the first run of a `gpu_graph_id` in a thread, and runs the graph more than once to do so.
+As every run advances the state, capturing is a separate step: the state is written again afterwards.
 """
 
 import logging
@@ -16,14 +16,14 @@ from runtime.ort.memory import memory_errors
 from runtime.ort.placement import Placement
 from runtime.ort.sessions import captures
 
-MOST_CAPTURES = 64  # by a session: ONNX Runtime keeps each until the session ends
-CAPTURE_STEPS = 8  # that capturing may take; by ONNX Runtime's source it takes a plain run, a captured one and a replay
+MOST_CAPTURES = 64  # per session: ONNX Runtime keeps each until the session ends
+CAPTURE_STEPS = 8  # bound on the steps of a capture: by ONNX Runtime's source a plain run, a captured one and a replay
 NO_CAPTURE = -1
 logger = logging.getLogger("runtime")
 
 
 class DeviceRuns:
-    """Whoever runs, or writes what a run reads, holds `lock`."""
+    """Hold `lock` to run, or to write what a run reads."""
 
     def __init__(self, session: Any, placement: Placement) -> None:
         self.session = session
@@ -33,21 +33,21 @@ class DeviceRuns:
         self._left = MOST_CAPTURES
         self._ids = count(1)
         self._run_options: dict[tuple[int, bool], Any] = {}
-        self._local = threading.local()  # a captured graph is known to the thread that captured it alone
+        self._local = threading.local()  # a captured graph belongs to the thread that captured it
 
     def run(self, state: DeviceState, *, room: int, wait: bool = True) -> None:
-        """One run of what is bound.
+        """Run the graph on the state's bound arrays.
 
         Args:
             room: Tokens that each row's cache has room for.
-            wait: Whether to come back when the device is done; else when it knows what to do.
+            wait: Whether to return when the device is done; else the run is only queued.
         """
         with memory_errors(self.placement):
             graph = self._graph(state, room)
             self.session.run_with_iobinding(state.binding, self._options(graph, wait))
 
     def _graph(self, state: DeviceState, room: int) -> int:
-        """The number of the state's captured graph in this thread."""
+        """The id of the state's captured graph in this thread, captured first where possible; else NO_CAPTURE."""
         known: WeakKeyDictionary[DeviceState, int] = self._local.__dict__.setdefault("graphs", WeakKeyDictionary())
         if state in known:
             return known[state]
@@ -73,7 +73,7 @@ class DeviceRuns:
         return self._captures
 
     def _options(self, graph: int, wait: bool) -> Any:
-        """Made once each: a captured step takes less time than making them."""
+        """Run options, made once each: making them takes longer than a captured step."""
         if (graph, wait) not in self._run_options:
             self._run_options[graph, wait] = make_options(graph, wait)
         return self._run_options[graph, wait]

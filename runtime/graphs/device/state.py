@@ -1,4 +1,4 @@
-"""The arrays of runs of one shape, bound where they lie on a device."""
+"""DeviceState: the input and output arrays of runs of one shape, bound in a device's memory."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from runtime.graphs.device.cache import DeviceCache
 from runtime.ort.install import load_onnxruntime
 from runtime.ort.memory import DeviceArray
 
-LOG = 32  # steps that a row's log holds
+LOG = 32  # steps that a row's log of ids holds
 
 
 class DeviceState:
-    """Runs over `count` ids for each of some rows, with `wanted` indices where the next id is wanted.
+    """Arrays for runs over `count` ids in each of some rows, with `wanted` indices where the next id is wanted.
 
-    Where each row gets one id and gives one, the outputs of a run are bound to the inputs of the next.
+    If each row takes one id and gives one, the outputs of a run are bound to the inputs of the next.
 
     Attributes:
-        feeds: Whether they are.
+        feeds: Whether the outputs are bound so.
         logits: [wanted, V], on the device.
     """
 
@@ -40,7 +40,7 @@ class DeviceState:
         self.logits = DeviceArray((wanted, cache.architecture.vocab_size), np.float32, placement)
         self._total = np.zeros(1, np.int32)  # on the host, where GroupQueryAttention reads it
         self._total_value = make(self._total)
-        self._held: dict[str, NDArray[Any]] = {}  # what the host knows to be in the inputs
+        self._held: dict[str, NDArray[Any]] = {}  # what the inputs are known to hold
         self._bind(cache, first)
 
     def _bind(self, cache: DeviceCache, first: int) -> None:
@@ -57,7 +57,7 @@ class DeviceState:
             binding.bind_output(f"present{name}", *array.rows(first, self.rows))
 
     def put(self, total: int, **values: NDArray[Any]) -> None:
-        """Write inputs, but for those that hold just that already: after a step they mostly do."""
+        """Write inputs, except those that already hold the values, as most do after a step."""
         self._total[0] = total
         for name, value in values.items():
             if name not in self._held or not np.array_equal(self._held[name], value):
@@ -73,17 +73,17 @@ class DeviceState:
         return {name: value.copy() for name, value in self._held.items()}
 
     def forget(self) -> None:
-        """Take nothing for granted any more: write everything anew."""
+        """Assume nothing about the inputs: the next `put` writes them all."""
         self._held.clear()
 
     def idle(self, first: int, capacity: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids [B, 1] and positions [B] for the rows from `first` on, which nobody uses: those they hold, or zeros."""
+        """Ids [B, 1] and positions [B] for the unused rows from `first` on: those they hold, or zeros."""
         ids = self._held.get("input_ids", np.zeros((self.rows, 1), np.int64))[first:]
         positions = self._held.get("position_ids", np.zeros((self.rows, 1), np.int64))[first:, 0]
         return ids, positions if (positions < capacity - LOG).all() else np.zeros_like(positions)
 
     def log_position(self, steps: int) -> int:
-        """Where the logs stand, so that `steps` more have room."""
+        """The position in the logs, moved back to 0 if `steps` more would not fit."""
         position = int(self._held["log_indices"][0]) if "log_indices" in self._held else LOG
         if position + steps <= LOG:
             return position
@@ -91,15 +91,15 @@ class DeviceState:
         return 0
 
     def next_ids(self) -> NDArray[np.int64]:
-        """[wanted], brought to the host."""
+        """The next ids [wanted], copied to the host."""
         return self._next_token.read()[:, 0]
 
     def logged(self, start: int, steps: int) -> NDArray[np.int64]:
-        """The ids of `steps` steps, [rows, steps]."""
+        """The logged ids of `steps` steps from `start` on, [rows, steps]."""
         return self._inputs["token_log"].read().reshape(self.wanted, LOG)[:, start : start + steps]
 
     def advanced(self, steps: int, ids: NDArray[np.int64]) -> None:
-        """Know what the inputs hold after some steps, of which the last said `ids` [wanted]."""
+        """Record what the inputs hold after `steps` steps, the last of which gave `ids` [wanted]."""
         if not self.feeds:
             self.forget()
             return
@@ -108,5 +108,5 @@ class DeviceState:
         self._held["input_ids"] = ids[:, None].copy()
 
     def steps_done(self, start: int) -> int:
-        """How many steps the device has done since the logs stood at `start`."""
+        """How many steps the device has done since the logs were at `start`."""
         return int(self._inputs["log_indices"].read()[0]) - start
