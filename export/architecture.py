@@ -1,4 +1,4 @@
-"""Which GPT-2s are honoured: every field of GPT2Config that changes the arithmetic, or a refusal by name."""
+"""Which GPT-2 configs are supported: a field that changes the arithmetic is honoured or refused by name."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,8 +8,8 @@ from transformers import GPT2Config
 from export.errors import ExportError, first_line
 from runtime.bundle.manifest import Architecture
 
-# Every formula that GPT-2 checkpoints name, by the node that computes it. gelu_fast, gelu_accurate and
-# gelu_pytorch_tanh write gelu_new's tanh approximation in other words.
+# The node that computes each activation function that GPT-2 checkpoints name. gelu_fast, gelu_accurate and
+# gelu_pytorch_tanh are other ways to write gelu_new's tanh approximation.
 ACTIVATIONS = {
     "gelu_new": "FastGelu",
     "gelu_fast": "FastGelu",
@@ -29,7 +29,7 @@ LM_HEAD = "lm_head.weight"
 
 
 def parse_config(name: str, content: dict[str, Any]) -> GPT2Config:
-    """The config that a config.json holds; ExportError for the first thing in it that the graphs would not honour."""
+    """The config in a config.json; ExportError for the first field that the graphs do not support."""
     if content.get("model_type") != "gpt2":
         raise ExportError(f"{name}: model_type must be 'gpt2', got {content.get('model_type')!r}")
     try:
@@ -79,12 +79,12 @@ def describe(config: GPT2Config, parameters: int) -> Architecture:
 
 
 def start_id(config: GPT2Config) -> int:
-    """What a text of the model's own begins with."""
+    """The id that a text sampled from the model begins with."""
     return config.bos_token_id if config.bos_token_id in range(config.vocab_size) else 0
 
 
 def head_weight(config: GPT2Config) -> str:
-    """What the last hidden states are multiplied with, [V, C]."""
+    """The name of the weights [V, C] that the last hidden states are multiplied with."""
     return WTE if config.tie_word_embeddings else LM_HEAD
 
 
@@ -93,9 +93,9 @@ def inner_size(config: GPT2Config) -> int:
 
 
 def attention_scale(config: GPT2Config, layer: int) -> float:
-    """What the products of queries and keys are multiplied by, as GPT2Attention does.
+    """The factor of the products of queries and keys, as in GPT2Attention.
 
-    `reorder_and_upcast_attn` changes where that happens and in which precision; in float32 nothing is left of it.
+    `reorder_and_upcast_attn` changes where and in which precision it is applied; in float32 that makes no difference.
     """
     scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
     return float(scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale)

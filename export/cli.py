@@ -1,4 +1,4 @@
-"""`python -m export CHECKPOINT --output DIR`, installed as `gpt2-onnx-export`."""
+"""The command line of the export: `gpt2-onnx-export CHECKPOINT --output DIR`, or `python -m export`."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def main() -> None:
         run(options)
     except KeyboardInterrupt:
         fail("interrupted; nothing was written", 130)
-    except BrokenPipeError:  # the reader went away; nothing is left to say
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ImportError as error:
@@ -40,18 +40,18 @@ def main() -> None:
 def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     parser = kind(prog=NAME, description="Export a GPT-2 checkpoint to a verified bundle.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a Hub id such as gpt2")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the bundle's folder, made new")
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder for the bundle")
     parser.add_argument(
         "--precision",
         default="fp32",
         metavar="P,…",
-        help="decode graphs to add to float32's: fp16 (for CUDA), int8, int4, with commas (default: fp32)",
+        help="decode graphs to add to float32's: fp16 (for CUDA), int8, int4, comma-separated (default: fp32)",
     )
     parser.add_argument("--revision", help="a branch, tag or commit of a Hub id")
     parser.add_argument(
         "--adapter",
         metavar="DIR",
-        help="a folder or Hub id with an adapter to be merged: LoRA and its relatives (needs peft)",
+        help="a folder or Hub id with an adapter to merge: LoRA and its relatives (needs peft)",
     )
     parser.add_argument("--force", action="store_true", help="replace the bundle at DIR")
     parser.add_argument("--json", action="store_true", help="print the parity report as JSON instead of a table")
@@ -64,11 +64,11 @@ def run(options: argparse.Namespace) -> None:
     from runtime.errors import command
     from runtime.files import check_name
 
-    if not options.output:  # a shell's variable that is not set; it would mean the current folder
+    if not options.output:  # an unset shell variable; it would mean the current folder
         raise ValueError("--output must name a folder, got ''")
     steps, output = Steps(), Path(options.output).expanduser()
     check_name(options.checkpoint)
-    prepare(output, force=options.force, say=steps.say)  # before the seconds that the imports take
+    prepare(output, force=options.force, say=steps.say)  # before the imports, which take seconds
     quiet_libraries()
     with steps.step("Loading PyTorch and optimum"):
         from rich.console import Console
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(report.as_manifest(), indent=2), flush=True)
     else:
         Console().print(make_table(report))
-        Console().print(*report.lines(), "", sep="\n", soft_wrap=True)  # a command in them stays in one line
+        Console().print(*report.lines(), "", sep="\n", soft_wrap=True)  # keeps a command on one line
         complete = command("python", "-m", "runtime", "complete", "--model", output)
         print(f'{output} is ready: {complete} "Once upon a time"', flush=True)
     if report.refused:
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def quiet_libraries() -> None:
-    """Their warnings would run through the steps; what matters of them is an error."""
+    """Silence warnings, which would interrupt the progress lines; what matters is raised as an error."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -105,6 +105,6 @@ def quiet_libraries() -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    line = " ".join(part.strip() for part in message.splitlines())  # spaces within it may be a name's
+    line = " ".join(part.strip() for part in message.splitlines())  # other spaces may be part of a name
     print(f"{NAME}: {line}", file=sys.stderr)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""What can go wrong with an export, each as one line for its user."""
+"""The errors of an export; each message is one line for the user."""
 
 
 class ExportError(ValueError):
@@ -10,6 +10,6 @@ class ParityError(ExportError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says first."""
+    """The first line of a library's error."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

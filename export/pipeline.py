@@ -1,4 +1,4 @@
-"""A checkpoint goes in, a bundle comes out that was proved against PyTorch."""
+"""The export from checkpoint to bundle: load, write graphs, quantize, verify against PyTorch, put in place."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -48,16 +48,16 @@ def export_bundle(
     Args:
         checkpoint: A folder, or a Hub id such as `gpt2`; only safetensors or weights-only pickles are read.
         output: The bundle's folder. It appears whole, after verification, or not at all.
-        precisions: Of decode graphs to add to float32's: any of `"fp16"`, `"int8"` and `"int4"`. One that costs too
-            much on this checkpoint is left out of the bundle, and the report's `refused` says why.
+        precisions: The precisions of decode graphs to add to float32's: any of `"fp16"`, `"int8"` and `"int4"`. One
+            that costs too much on this checkpoint is left out of the bundle, and the report's `refused` says why.
         revision: A branch, tag or commit of a Hub id.
-        adapter: A folder or a Hub id with an adapter of this checkpoint, LoRA or one of its relatives, to be merged;
-            needs peft. One that lies in the checkpoint's own folder is merged without being named.
-        force: Replace a bundle that is at `output`.
-        steps: Where progress goes; standard error by default.
+        adapter: A folder or a Hub id with an adapter of this checkpoint to merge, LoRA or one of its relatives; needs
+            peft. One in the checkpoint's own folder is merged without being named.
+        force: Replace the bundle at `output`.
+        steps: Where progress is shown; standard error by default.
 
     Returns:
-        The parity report, as it stands in the manifest. Look at `refused`: the precisions that were left out.
+        The parity report, as in the manifest. Check `refused`: the precisions that were left out.
 
     Raises:
         ExportError: The checkpoint or the output cannot be used.
@@ -124,14 +124,14 @@ def export_bundle(
 
 
 def precisions_at(output: Path) -> set[str]:
-    """Of the bundle that is there, if one is."""
+    """The precisions of the bundle at `output`, if there is one."""
     with suppress(BundleError):
         return {graph.precision for graph in read_manifest(output).graphs}
     return set()
 
 
 def write_half(checkpoint: Checkpoint, folder: Path, refused: list[Refusal]) -> list[Graph]:
-    """The float16 graph, or none if that cannot hold the weights, and why."""
+    """Write the float16 graph; if float16 cannot hold the weights, add the reason to `refused` instead."""
     try:
         return [write_half_graph(checkpoint, folder)]
     except ParityError as error:

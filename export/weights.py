@@ -1,4 +1,4 @@
-"""Weights files: tensors one after the other, to which graphs point."""
+"""Writes weights files: tensors one after the other, page-aligned, to which graphs point."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ KINDS = {
     torch.float16: onnx.TensorProto.FLOAT16,
     torch.uint8: onnx.TensorProto.UINT8,
 }
-ALIGNMENT = 4096  # of a page, so that a tensor can be mapped
+ALIGNMENT = 4096  # a page, so that a tensor can be memory-mapped
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: in `file`, beside the graphs."""
+    """Where a tensor is stored: in `file`, beside the graphs."""
 
     file: str
     shape: tuple[int, ...]
@@ -33,7 +33,7 @@ class StoredTensor:
 
 
 def write_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, StoredTensor]:
-    """Write tensors one after the other; a tensor known under two names is written once."""
+    """Write tensors one after the other; a tensor with two names is written once."""
     stored: dict[str, StoredTensor] = {}
     written: dict[int, StoredTensor] = {}
     with path.open("wb") as file:
@@ -60,7 +60,7 @@ def external_tensor(name: str, stored: StoredTensor) -> onnx.TensorProto:
 
 
 def write_quantized(weights: QuantizedWeights, path: Path) -> dict[str, StoredTensor]:
-    """Write the file; where each tensor lies in it, under every name and shape by which a node wants it."""
+    """Write the file; return where each tensor is in it, under every name and shape that a node uses."""
     content = dict(weights.tensors)
     for name, matrix in weights.matrices.items():
         content[f"{name}.rows"] = torch.from_numpy(matrix.packed())

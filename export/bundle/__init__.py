@@ -1,1 +1,1 @@
-"""The files of a bundle, and the folder that appears whole or not at all."""
+"""Writes the files of a bundle, and puts its folder in place atomically."""

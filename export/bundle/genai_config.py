@@ -1,4 +1,4 @@
-"""genai_config.json, by which onnxruntime-genai loads the reference graph."""
+"""Writes genai_config.json, from which onnxruntime-genai loads the reference graph."""
 
 import json
 from pathlib import Path

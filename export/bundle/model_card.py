@@ -1,4 +1,4 @@
-"""README.md of a bundle."""
+"""Writes a bundle's model card, README.md: its files, sizes and parity table."""
 
 from pathlib import Path
 
@@ -32,15 +32,15 @@ print(model.complete("It was a bright cold day", max_new_tokens=32))
 | lens graph | `onnx/lens.onnx`: what any layer's hidden states would predict |
 | decode graph | `onnx/decode.onnx`: next token and logits, over a preallocated cache |
 | decode graph for CUDA | `onnx/decode_cuda.onnx`: the same in float32, with state that advances in the graph |
-| weights of these | `onnx/model.onnx_data` |
+| weights of these graphs | `onnx/model.onnx_data` |
 {shortlist}{precisions}
 The reference graph also loads in optimum's `ORTModelForCausalLM`, onnxruntime-genai and Transformers.js.
 
 ## Parity
 
-Truth is PyTorch in float64 with eager attention. A tensor passes if its error, relative to the norm of the truth, is
-at most twice the largest that PyTorch's own float32 makes in that tensor over the cases (floor 1e-6; a single position
-is held against the worst single position). Cases: {cases}.
+The truth is PyTorch in float64 with eager attention. A tensor passes if its error, relative to the norm of the truth,
+is at most twice the largest error of PyTorch's own float32 in that tensor over the cases (floor 1e-6; a single position
+is compared with the worst single position). Cases: {cases}.
 
 {table}
 
@@ -48,7 +48,7 @@ is held against the worst single position). Cases: {cases}.
 
 Made with {made_with}.
 """
-SHORTLIST_ROW = f"| the decode graph's own | `onnx/{FILE}`: what finds the next token in less than all of `lm_head` |\n"
+SHORTLIST_ROW = f"| the decode graph's own | `onnx/{FILE}`: finds the next token without all of `lm_head` |\n"
 
 
 def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
@@ -71,7 +71,7 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
 
 
 def precision_rows(manifest: Manifest) -> str:
-    """A line a precision: its files, and how large they are."""
+    """A row per precision: its files and their size."""
     rows = []
     for precision in dict.fromkeys(graph.precision for graph in manifest.graphs):
         files = {name: file.size for name, file in manifest.files.items() if name.partition(".")[0].endswith(precision)}

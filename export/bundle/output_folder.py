@@ -1,4 +1,4 @@
-"""The folder that a bundle is to become: whether it may, and where it is made until then."""
+"""The output folder: whether a bundle may replace it, and where the bundle is built until then."""
 
 import os
 import re
@@ -12,7 +12,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Refuse what exists, even with `force` whatever is neither empty nor a bundle, and what cannot be written."""
+    """Refuse an existing bundle without `force`, any other folder that is not empty, and what cannot be written."""
     if output.exists() or output.is_symlink():
         check_replaceable(output, force=force)
         check_writable(output)
@@ -35,28 +35,28 @@ def check_writable(folder: Path) -> None:
 
 
 def home_of(output: Path) -> Path:
-    """Where the bundle is made: beside `output`, for one rename to put it there; else in it, if it must stay itself."""
+    """Where the bundle is built: beside `output`, for one rename into place; in it, if it cannot be renamed."""
     stays = output.is_dir() and (is_mounted(output) or output == Path.cwd() or not writable(output.parent))
     return output if stays else output.parent
 
 
 def existing(folder: Path) -> Path:
-    """`folder`, or the nearest one above it that is there."""
+    """`folder`, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def writable(folder: Path) -> bool:
-    """False of a read-only mount, too."""
+    """Whether this user can write in `folder`; a read-only mount counts too."""
     return os.access(folder, os.W_OK | os.X_OK)
 
 
 def is_mounted(folder: Path) -> bool:
-    """`os.path.ismount` does not see a folder that is mounted from the same file system."""
+    """Whether `folder` is a mount; `os.path.ismount` misses a folder that is mounted from the same file system."""
     return os.path.ismount(folder) or os.fsencode(folder) in mount_points()
 
 
 def mount_points() -> set[bytes]:
-    """Linux's list, where spaces and the like are written \\040."""
+    """Linux's list of mounts, in which spaces and the like are written \\040."""
     try:
         lines = MOUNTS.read_bytes().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""A finished bundle takes its place; what was there comes back if that is not finished.
+"""Puts a finished bundle in place of the old one, and undoes that if it is interrupted.
 
-A stage holds the bundle in `new`, what it replaces in `old` and, where files are moved one at a time, their names in
-`moves.json`. Whatever moment a kill hits, `put_back` finds in them what is to be done.
+A stage holds the new bundle in `new`, the one it replaces in `old` and, if files are moved one at a time, their names
+in `moves.json`. Whenever a kill comes, `put_back` finds in them what to undo.
 """
 
 import errno
@@ -16,13 +16,13 @@ from export.errors import ExportError
 from runtime.bundle.manifest import NAME, checked_path
 
 NEW, OLD, MOVES = "new", "old", "moves.json"
-IMMOVABLE = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM}  # mounts, an image's layers, other people's folders
+IMMOVABLE = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM}  # mounts, an image's layers, other users' folders
 OF_THE_FILE_SYSTEM = {"lost+found"}
-LAST = ("config.json", NAME)  # without the one a folder is no checkpoint, without the other no bundle
+LAST = ("config.json", NAME)  # without the first a folder is not a checkpoint, without the second not a bundle
 
 
 def place(stage: Path, output: Path) -> None:
-    """Put the new bundle in the place of `output`: by renaming the folders, else file by file."""
+    """Put the new bundle in place of `output`: by renaming folders if possible, else file by file."""
     if output == stage.parent or not swap(stage, output):
         move_in(stage, output)
 
@@ -41,7 +41,7 @@ def swap(stage: Path, output: Path) -> bool:
 
 
 def move_in(stage: Path, output: Path) -> None:
-    """The old manifest is the first to go and the new one the last to come: with neither it is no bundle."""
+    """Move the old files out, the manifest first, and the new ones in, the manifest last: between, it is no bundle."""
     names = files_in(stage / NEW)
     (stage / MOVES).write_text(json.dumps(names))
     (stage / OLD).mkdir()
@@ -50,7 +50,7 @@ def move_in(stage: Path, output: Path) -> None:
 
 
 def put_back(stage: Path, output: Path) -> bool:
-    """Undo a placing that was begun and not finished; whether there was one. May itself be killed and begun again."""
+    """Undo an unfinished placing, and say whether there was one. If it is killed itself, it can be run again."""
     old = stage if stage.suffix == ".old" else stage / OLD
     if not old.exists() or (output / NAME).exists():
         return False
@@ -61,13 +61,13 @@ def put_back(stage: Path, output: Path) -> bool:
         names = [checked_path(name) for name in json.loads((stage / MOVES).read_text())]
         move([name for name in names if not there(stage / NEW / name)], output, stage / NEW)
         prune(output, names)  # a kill may have come just after a folder was made
-        (stage / MOVES).unlink()  # from here on, whatever is in `output` is the old bundle's
+        (stage / MOVES).unlink()  # from here on, all files in `output` are the old bundle's
     move(files_in(old), old, output)
     return True
 
 
 def move(names: Iterable[str], source: Path, target: Path) -> None:
-    """Files, one at a time; folders that this leaves empty are removed."""
+    """Move files one at a time, and remove the folders that this leaves empty."""
     names = list(names)
     for name in names:
         if there(source / name):
@@ -78,7 +78,7 @@ def move(names: Iterable[str], source: Path, target: Path) -> None:
 
 
 def prune(folder: Path, names: Iterable[str]) -> None:
-    """Remove the folders of files that are gone, where nothing else is in them."""
+    """Remove the folders of moved files, if they are empty."""
     parents = {parent for name in names for parent in Path(name).parents[:-1]}
     for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):
@@ -91,12 +91,12 @@ def refuse_taken(source: Path, target: Path) -> None:
 
 
 def there(path: Path) -> bool:
-    """Also a link that leads nowhere."""
+    """Whether a path exists, broken links included."""
     return os.path.lexists(path)
 
 
 def files_in(folder: Path) -> list[str]:
-    """Everything but folders, by its path from `folder`, in the order in which they may appear."""
+    """Relative paths of all files and links, in the order in which they may appear in a bundle."""
     found = []
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(place) / name).is_symlink()]
@@ -107,5 +107,5 @@ def files_in(folder: Path) -> list[str]:
 
 
 def foreign(entry: Path) -> bool:
-    """What may lie in an output that is empty all the same."""
+    """Whether an entry does not count: an output that holds only such entries is empty."""
     return entry.name in OF_THE_FILE_SYSTEM or is_stage(entry)

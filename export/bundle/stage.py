@@ -1,4 +1,4 @@
-"""The hidden folder in which a bundle is made, locked as long as its process lives."""
+"""Stages: hidden folders in which bundles are built, each locked while its process lives."""
 
 import re
 import secrets
@@ -9,12 +9,12 @@ from typing import BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows: what a killed export leaves there is left
+except ImportError:  # Windows, where a killed export's leftovers stay
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
 PARTIAL = r"\.[0-9a-f]{8}\.partial"
-SET_ASIDE = r"\.[0-9a-f]{8}\.old"  # by releases without locks: the bundle that was being replaced
+SET_ASIDE = r"\.[0-9a-f]{8}\.old"  # the bundle being replaced, as set aside by releases without locks
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def locked_stage(home: Path, name: str) -> Iterator[Path]:
 
 
 def make_stage(home: Path, name: str) -> tuple[Path, BinaryIO]:
-    """Until it is locked, another export may remove it as a leftover; then a new one is made."""
+    """Make and lock a stage; if another export removes it as a leftover before it is locked, make another."""
     while True:
         stage = home / f".{name}.{secrets.token_hex(4)}.partial"
         stage.mkdir()
@@ -41,17 +41,17 @@ def make_stage(home: Path, name: str) -> tuple[Path, BinaryIO]:
 
 @contextmanager
 def taken_over(stage: Path) -> Iterator[bool]:
-    """Lock a leftover for the block; False if a living export holds it. An OSError if that cannot be known."""
+    """Lock a leftover for the block; yield False if a running export holds it. OSError if that cannot be known."""
     path, filled = stage / LOCK, any(stage.iterdir())
     if not path.exists():
-        yield filled  # if so, of a release without locks; else it is being made just now
+        yield filled  # filled: from a release without locks; empty: just being made
         return
     with path.open("r+b") as file:
         yield lock(file)
 
 
 def lock(file: BinaryIO) -> bool:
-    """The kernel gives it back when the process ends, however it ends, and across containers too."""
+    """Lock `file`, if no one else has; the kernel unlocks it however the process ends, across containers too."""
     if fcntl is None:
         raise OSError("this system has no locks")
     try:
@@ -62,12 +62,12 @@ def lock(file: BinaryIO) -> bool:
 
 
 def is_stage(path: Path) -> bool:
-    """Of any name: one and the same folder may be `gpt2` outside a container and `out` in it."""
+    """Whether a path is a stage, for any output: the same folder may be `gpt2` outside a container and `out` in it."""
     return re.fullmatch(rf"\..+{PARTIAL}", path.name, re.DOTALL) is not None
 
 
 def stages_of(output: Path) -> Iterator[Path]:
-    """Those beside `output` that have its name, and those in it."""
+    """The stages beside `output` that bear its name, and those in it."""
     beside = re.compile(re.escape(f".{output.name}") + f"({PARTIAL}|{SET_ASIDE})")
     with suppress(OSError):
         yield from sorted(path for path in output.parent.iterdir() if beside.fullmatch(path.name) and path.is_dir())

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Lends a stage in which a bundle is built; the bundle appears at the output whole or not at all."""
 
 import shutil
 import sys
@@ -22,7 +22,7 @@ def on_stderr(line: str) -> None:
 
 @contextmanager
 def staged(output: Path, *, force: bool, say: Say = on_stderr) -> Iterator[Path]:
-    """Lend a folder that takes the place of `output` at the end; on any error it is removed."""
+    """Lend a folder that replaces `output` when the block ends; on any error it is removed."""
     output = prepare(output, force=force, say=say)
     home = home_of(output)
     home.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def staged(output: Path, *, force: bool, say: Say = on_stderr) -> Iterator[Path]
         try:
             (stage / NEW).mkdir()
             yield stage / NEW
-            check_output(output, force=force)  # somebody may have put something there meanwhile
+            check_output(output, force=force)  # something may have appeared there meanwhile
             place(stage, output)
         finally:
             put_back(stage, output)
@@ -38,8 +38,8 @@ def staged(output: Path, *, force: bool, say: Say = on_stderr) -> Iterator[Path]
 
 
 def prepare(output: Path, *, force: bool, say: Say = on_stderr) -> Path:
-    """Clear what killed exports left, refuse what cannot be written, and give the folder that a link leads to."""
-    if not output.is_symlink() or output.exists():  # a link that leads nowhere is refused as it is
+    """Remove what killed exports left, refuse an output that cannot be written, and resolve a link to its folder."""
+    if not output.is_symlink() or output.exists():  # a broken link is refused as it is
         output = output.resolve()
     check_name(output)
     for stage in list(stages_of(output)):
@@ -49,7 +49,7 @@ def prepare(output: Path, *, force: bool, say: Say = on_stderr) -> Path:
 
 
 def clear(stage: Path, output: Path, say: Say) -> None:
-    """Remove a stage that no living export holds, once what it was replacing is back."""
+    """Remove a stage that no running export holds, after putting back what it was replacing."""
     try:
         with taken_over(stage) as free:
             if not free:
@@ -60,7 +60,7 @@ def clear(stage: Path, output: Path, say: Say) -> None:
             if stage.exists():
                 shutil.rmtree(stage)
                 say(f"removed {stage.name}, {size}, left by an export that was killed")
-    except FileNotFoundError:  # another export was quicker
+    except FileNotFoundError:  # another export removed it first
         return
     except OSError as error:
         why = error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""The files of a bundle, in the order they depend on each other."""
+"""Writes a bundle's files in order of dependency: weights, graphs, settings, manifest."""
 
 import json
 import platform
@@ -42,7 +42,7 @@ MADE_WITH = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokeni
 
 
 def copy_weights(checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, StoredTensor], int]:
-    """Write the float32 weights file; where each tensor lies in it, and how many parameters there are."""
+    """Write the float32 weights file; return where each tensor is in it, and the number of parameters."""
     (folder / "onnx").mkdir()
     model = checkpoint.load_model()
     tensors: dict[str, torch.Tensor] = model.state_dict()
@@ -50,7 +50,7 @@ def copy_weights(checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, Stored
 
 
 def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> list[Graph]:
-    """The reference graph, the lens, and the decode graphs in float32, one for the CPU and one for CUDA."""
+    """Write the reference graph, the lens, and the float32 decode graphs for the CPU and for CUDA."""
     build_reference_graph(checkpoint.config, weights, folder / REFERENCE.path)
     write_graph(LensGraph(checkpoint.config), weights, folder / LENS.path)
     write_decode_graph(checkpoint, weights, folder)
@@ -59,7 +59,7 @@ def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folde
 
 
 def write_half_graph(checkpoint: Checkpoint, folder: Path) -> Graph:
-    """The decode graph in float16, with weights of its own; ParityError if it cannot hold them."""
+    """Write the decode graph in float16, with its own weights; ParityError if float16 cannot hold them."""
     model = checkpoint.load_model()
     largest = max(tensor.abs().max().item() for tensor in model.parameters())
     if largest > torch.finfo(torch.float16).max:
@@ -70,7 +70,7 @@ def write_half_graph(checkpoint: Checkpoint, folder: Path) -> Graph:
 
 
 def write_decode_graph(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> None:
-    """The decode graph in float32, with a shortlist in a file of its own if one pays."""
+    """Write the decode graph in float32, with a shortlist in its own file if that is faster."""
     shortlist = find_shortlist(checkpoint.load_model())
     listed = write_quantized(shortlist.weights(), folder / "onnx" / FILE) if shortlist else {}
     path = folder / DECODE.path
@@ -80,7 +80,7 @@ def write_decode_graph(checkpoint: Checkpoint, weights: dict[str, StoredTensor],
 def write_quantized_graphs(
     checkpoint: Checkpoint, recipe: Recipe, weights: QuantizedWeights, folder: Path
 ) -> list[Graph]:
-    """The decode graph of a precision and, if it would ever run, a prefill graph on the same weights file."""
+    """Write a precision's decode graph and, if the context is long enough, a prefill graph on the same weights file."""
     precision = recipe.precision
     stored = write_quantized(weights, folder / "onnx" / f"decode_{precision}.onnx_data")
     linears: dict[Kind, Linear] = {"decode": BlockLinear(weights.matrices)}
@@ -93,7 +93,7 @@ def write_quantized_graphs(
 
 
 def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
-    """config.json, generation_config.json, tokenizer files and genai_config.json."""
+    """Write config.json, generation_config.json, tokenizer files and genai_config.json."""
     write_json(folder / "config.json", config_content(checkpoint))
     save_tokenizer(checkpoint.load_tokenizer(), folder)
     write_json(folder / "generation_config.json", checkpoint.settings.generation)
@@ -113,7 +113,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """The fast tokenizer's two files; those of the slow one say nothing more."""
+    """Save the fast tokenizer's files; the slow one's add nothing."""
     for path in map(Path, tokenizer.save_pretrained(folder)):
         if path.name not in TOKENIZER_FILES:
             path.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def make_manifest(checkpoint: Checkpoint, parameters: int, graphs: Iterable[Grap
 
 
 def without(manifest: Manifest, precision: str, folder: Path) -> Manifest:
-    """The manifest of a bundle whose graphs and weights of a precision are no more; they are removed from `folder`."""
+    """Remove a precision's graphs and weights from `folder`, and return the manifest without them."""
     gone = {name for name in manifest.files if name.partition(".")[0].endswith(f"_{precision}")}
     for name in gone:
         (folder / name).unlink()
@@ -148,7 +148,7 @@ def record_file(path: Path) -> FileRecord:
 
 
 def versions() -> dict[str, str]:
-    """Of what made the bundle; a CPU or a CUDA wheel of ONNX Runtime may be installed."""
+    """Versions of the packages that made the bundle; ONNX Runtime may be a CPU or a CUDA wheel."""
     found = {name: metadata.version(name) for name in MADE_WITH}
     onnxruntime = {"onnxruntime": load_onnxruntime().__version__}
     return {"gpt2-onnx": runtime.__version__, "python": platform.python_version(), **found, **onnxruntime}

@@ -1,10 +1,10 @@
-"""A GPT-2 checkpoint: found in a folder or on the Hub, staged file by file, and loaded without running anybody's code.
+"""Finds and loads a GPT-2 checkpoint, from a folder or the Hub, without running any code from it.
 
-find_checkpoint   a folder or a Hub id becomes a Checkpoint; what is no GPT-2, damaged or not honoured is refused here
+find_checkpoint   a folder or a Hub id becomes a Checkpoint; refuses what is not GPT-2, damaged or not supported
 staging           the only files that are ever read, each by its name
-settings          config.json and generation_config.json, as far as they are understood
-weights           which files hold them, and that they are the config's, finite and whole
-tokenizer         a fast tokenizer whose prompts end where the text ends
+settings          config.json and generation_config.json: the fields that are understood
+weights           the weight files, checked against the config: names, shapes, finite numbers
+tokenizer         a fast tokenizer that adds nothing after a text
 adapter           LoRA and its relatives, merged
 """
 

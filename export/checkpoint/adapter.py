@@ -1,4 +1,4 @@
-"""An adapter, LoRA or one of its relatives, merged into the weights of its base."""
+"""Adapters (LoRA and its relatives): checked, and merged into the weights of their base model."""
 
 import copy
 import warnings
@@ -16,21 +16,21 @@ from runtime.errors import command
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-MERGED = ("LORA", "ADALORA", "IA3", "VERA", "FOURIERFT", "LN_TUNING")  # peft has no others for GPT-2's Conv1D
+MERGED = ("LORA", "ADALORA", "IA3", "VERA", "FOURIERFT", "LN_TUNING")  # peft supports no others for GPT-2's Conv1D
 TASKS = (None, "CAUSAL_LM")
 OF_TRAINING = {"corda_config", "eva_config", "loftq_config", "lora_ga_config", "runtime_config"}
 ELSEWHERE = {"auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version"}
-CODE = "megatron_core"  # the name of a module to import, which peft does where there is a megatron_config
-STARTS = {"gaussian", "eva", "orthogonal", "pissa", "olora"}  # of init_lora_weights; others need more than the weights
-REDONE = {"pissa", "olora"}  # they change the base's weights, in the same way each time
+CODE = "megatron_core"  # names a module that peft imports if there is a megatron_config
+STARTS = {"gaussian", "eva", "orthogonal", "pissa", "olora"}  # of init_lora_weights; others need more than weights
+REDONE = {"pissa", "olora"}  # they change the base's weights, the same way each time
 EMBEDDINGS = (".wte.", ".lm_head.")
-MOST_ERROR = 1e-4  # of logits, relative; merging in float32 was seen to cost 3e-7
+MOST_ERROR = 1e-4  # relative error of logits; merging in float32 was measured at 3e-7
 PROBE = 16  # tokens
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What was trained beside a base. `unties`: it changes one of `wte` and `lm_head`, which the base may tie."""
+    """An adapter of a base model. `unties`: it changes one of `wte` and `lm_head`, which the base may tie."""
 
     id: str
     revision: str
@@ -44,7 +44,7 @@ class Adapter:
         return str(self.settings["peft_type"])
 
     def sha256(self) -> str:
-        """Over adapter_config.json and the weights."""
+        """The SHA-256 over adapter_config.json and the weights."""
         return files_sha256([self.staging.source / CONFIG, *self.files])
 
     def describe(self) -> str:
@@ -53,7 +53,7 @@ class Adapter:
 
 
 def open_adapter(name: str, revision: str, folder: Path) -> Adapter:
-    """The adapter in `folder`; ExportError for one that cannot become part of the weights."""
+    """The adapter in `folder`; ExportError for one that cannot be merged."""
     staging = StagingFolder(folder, name)
     given = staging.read_json(CONFIG)
     if given is None:
@@ -82,7 +82,7 @@ def base_of(folder: Path) -> tuple[str, str | None]:
 
 
 def checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What peft is told: no code, nothing that was for training; ExportError for what cannot be merged."""
+    """The settings for peft, without code or training settings; ExportError for what cannot be merged."""
     kind = given.get("peft_type")
     if kind not in MERGED:
         raise ExportError(f"{name}: peft_type must be one of {', '.join(MERGED)}, which can be merged, got {kind!r}")
@@ -106,7 +106,7 @@ def untied(config: GPT2Config) -> GPT2Config:
 
 
 def merge(model: GPT2LMHeadModel, adapter: Adapter, config: GPT2Config) -> GPT2LMHeadModel:
-    """`model` with the adapter in its weights, held against the adapter beside them."""
+    """Merge the adapter into `model`, and check its logits against the adapter applied without merging."""
     peft = import_peft()
     if model.config.tie_word_embeddings and not config.tie_word_embeddings:
         model.lm_head.weight = torch.nn.Parameter(model.transformer.wte.weight.detach().clone())
@@ -121,10 +121,10 @@ def merge(model: GPT2LMHeadModel, adapter: Adapter, config: GPT2Config) -> GPT2L
             found = merged(ids).logits
     except ExportError:
         raise
-    except Exception as error:  # peft, torch and safetensors have their own
+    except Exception as error:  # peft, torch and safetensors raise their own exceptions
         raise ExportError(f"{adapter.id}: it cannot be merged: {first_line(error)}") from None
     apart = float((found - expected).norm() / expected.norm())
-    if not apart <= MOST_ERROR:  # which no NaN is
+    if not apart <= MOST_ERROR:  # True for NaN
         raise ExportError(f"{adapter.id}: merged, its logits are {apart:.1e} off those of the adapter beside its base")
     for parameter in merged.parameters():
         parameter.requires_grad_(True)
@@ -132,7 +132,7 @@ def merge(model: GPT2LMHeadModel, adapter: Adapter, config: GPT2Config) -> GPT2L
 
 
 def attach(peft: Any, model: GPT2LMHeadModel, adapter: Adapter) -> Any:
-    """peft's model of both; ExportError unless every tensor of the adapter found its place."""
+    """peft's model of base and adapter; ExportError unless all tensors of the adapter fit the base."""
     kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[adapter.kind]
     config = kind(**{**adapter.settings, "inference_mode": True})
     both = peft.PeftModel(model, config)

@@ -1,4 +1,4 @@
-"""A checkpoint whose every setting is understood and whose every weight is there."""
+"""Checkpoint: a fully checked GPT-2 checkpoint, and how to find and load one."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,15 +19,15 @@ from export.errors import ExportError, first_line
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A GPT-2 that both graphs honour.
+    """A GPT-2 checkpoint whose settings all graphs support.
 
     Attributes:
         id: Its Hub id, or the name of its folder.
         revision: The Hub's commit, or "".
         staging: The files that are read, and nothing else of the checkpoint.
-        config: Of the model that `load_model` gives.
-        adapter: What is merged into it, or None.
-        notes: What was left out of the checkpoint's files, a line each.
+        config: The config of the model that `load_model` returns.
+        adapter: The adapter that is merged into it, or None.
+        notes: What was left out of the checkpoint's files, one line each.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Checkpoint:
         return self.staging.path
 
     def load_model(self) -> GPT2LMHeadModel:
-        """The model in float32 with eager attention, every weight from the checkpoint, the adapter merged."""
+        """The model in float32 with eager attention, all weights from the checkpoint, the adapter merged."""
         try:
             model, loading = GPT2LMHeadModel.from_pretrained(
                 self.folder,
@@ -56,17 +56,17 @@ class Checkpoint:
                 output_loading_info=True,
                 local_files_only=True,
             )
-        except Exception as error:  # safetensors, pickle and transformers each have their own
+        except Exception as error:  # safetensors, pickle and transformers raise their own exceptions
             raise ExportError(f"{self.id}: its weights cannot be loaded: {first_line(error)}") from None
         if loading["missing_keys"]:
             names = sorted(loading["missing_keys"])
             raise ExportError(f"{self.id}: its weights lack {len(names)} tensors, {names[0]} among them")
-        for parameter in model.parameters():  # out of the mapped file, whose pages would stay beside a converted copy
+        for parameter in model.parameters():  # off the mapped file, whose pages would stay beside a converted copy
             parameter.data = parameter.data.clone()
         return adapters.merge(model.eval(), self.adapter, self.config) if self.adapter else model.eval()
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """As transformers has it, but that it adds nothing after a text."""
+        """transformers' tokenizer, changed so that it adds nothing after a text."""
         return self._tokenizer
 
     @cached_property
@@ -84,15 +84,15 @@ class Checkpoint:
 
 
 def find_checkpoint(name: str, *, revision: str | None = None, adapter: str | None = None) -> Checkpoint:
-    """A checkpoint, every file of it checked.
+    """Find a checkpoint and check every file of it.
 
     Args:
-        name: A folder, else a Hub id; of an adapter, whose base is then found by the name that it gives.
-        revision: Of a Hub id.
-        adapter: A folder or a Hub id with an adapter to be merged; one that lies in the checkpoint's folder is, too.
+        name: A folder, else a Hub id. It may hold only an adapter, which then names its base.
+        revision: A branch, tag or commit of the Hub id.
+        adapter: A folder or a Hub id with an adapter to merge; one in the checkpoint's own folder is merged anyway.
 
     Raises:
-        ExportError: It is neither, or no GPT-2 that both graphs honour, or damaged.
+        ExportError: It is neither, not a supported GPT-2, or damaged.
     """
     source = find_source(name, revision=revision)
     merged = None if adapter is None else find_source(adapter)
@@ -107,7 +107,7 @@ def find_checkpoint(name: str, *, revision: str | None = None, adapter: str | No
 
 
 def stage(source: Source, merged: Source | None) -> Checkpoint:
-    """Take the files that are known, and check each."""
+    """Stage the known files and check each."""
     staging = StagingFolder(source.folder, source.id)
     settings = read_settings(staging)
     weights = stage_weights(staging)
@@ -116,7 +116,7 @@ def stage(source: Source, merged: Source | None) -> Checkpoint:
     adapter = adapters.open_adapter(merged.id, merged.revision, merged.folder) if merged else None
     config = adapters.untied(settings.config) if adapter and adapter.unties else settings.config
     if adapter:
-        adapters.import_peft()  # before the work
+        adapters.import_peft()  # fails before the long work if peft is missing
         notes.append(f"{adapter.describe()} merged into {source.id}")
     return Checkpoint(
         source.id, source.revision, staging, config, settings, tuple(weights), tokenizer_class, adapter, notes

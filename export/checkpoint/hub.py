@@ -1,4 +1,4 @@
-"""From a name to a folder: one that is there, or the Hub's files in its cache."""
+"""Resolves a checkpoint's name to a folder: a local one, or the Hub's cache after a download."""
 
 import json
 import re
@@ -31,7 +31,7 @@ SETTINGS = [CONFIG, GENERATION, TOKENIZER_CONFIG, adapter.CONFIG]
 
 @dataclass(frozen=True)
 class Source:
-    """A folder that nobody has checked. `id` is a Hub id or the folder's name, `revision` the Hub's commit or ""."""
+    """An unchecked folder. `id` is a Hub id or the folder's name, `revision` the Hub's commit or ""."""
 
     id: str
     revision: str
@@ -39,7 +39,7 @@ class Source:
 
 
 def find_source(name: str, *, revision: str | None = None) -> Source:
-    """`name` is a folder, else a Hub id; ExportError if it is neither."""
+    """The folder of `name`, which is a folder or a Hub id; ExportError if it is neither."""
     path = Path(name).expanduser()
     if path.is_dir():
         if revision:
@@ -52,7 +52,7 @@ def find_source(name: str, *, revision: str | None = None) -> Source:
 
 
 def download(name: str, revision: str | None) -> Path:
-    """First what says which files there are to be; then those; pickles only where there is nothing else."""
+    """Download the settings, then the files that they name; pickles only if there are no safetensors."""
     folder = fetch(name, revision, SETTINGS)
     commit = folder.name  # a branch may move between two requests
     settings = read_if_there(folder / TOKENIZER_CONFIG)
@@ -65,7 +65,7 @@ def download(name: str, revision: str | None) -> Path:
 
 
 def read_if_there(path: Path) -> dict[str, Any]:
-    """What is wrong with a file is said where it is staged."""
+    """A file's JSON object, or {}; staging reports what is wrong with it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""config.json and generation_config.json, as far as they are understood; what is left out is noted, a line each."""
+"""Reads config.json and generation_config.json: keeps the fields that are understood, and notes what is left out."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from export.checkpoint.staging import StagingFolder
 from export.errors import ExportError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
-CODE = {"auto_map", "custom_pipelines", "custom_generate"}  # they name Python files of the checkpoint
+CODE = {"auto_map", "custom_pipelines", "custom_generate"}  # fields that name Python files of the checkpoint
 KERNELS = {"_attn_implementation", "_attn_implementation_internal", "attn_implementation", "experts_implementation"}
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 OF_BOTH = {
@@ -24,12 +24,12 @@ OF_BOTH = {
 }
 SAMPLING_FIELDS = {*GPT2Config().to_dict(), *GenerationConfig().to_dict()} & {*GenerationConfig().to_dict()} - OF_BOTH
 DECIDING = ("do_sample", "num_beams", "num_beam_groups")  # whether others are valid depends on these
-UNCHOSEN = 50256  # GPT2Config's own bos and eos, which a small vocabulary has inherited
+UNCHOSEN = 50256  # GPT2Config's default bos and eos, which a config with a small vocabulary inherits
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the two files say. `generation` is what generation_config.json is to hold."""
+    """The checked content of the two files; `generation` is written to generation_config.json."""
 
     config: GPT2Config
     generation: dict[str, Any]
@@ -37,7 +37,7 @@ class Settings:
 
 
 def read_settings(staging: StagingFolder) -> Settings:
-    """Both files, checked; ExportError if they are no GPT-2's, or name ids that have no row."""
+    """Read and check both files; ExportError if they are not a GPT-2's, or name ids without a row in `wte`."""
     content = staging.read_json(CONFIG)
     if content is None:
         raise ExportError(f"{staging.name} is not a checkpoint: it has no config.json")
@@ -61,7 +61,7 @@ def own_ids(config: GPT2Config) -> dict[str, Any]:
 
 
 def split(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """(what is the architecture's, what is generation's, the names of what would be code)."""
+    """(fields of the architecture, fields of generation, names of fields that would run code)."""
     methods = {name for name in content if callable(getattr(GPT2Config, name, None))}
     code = sorted(CODE.intersection(content))
     sampling = {name: value for name, value in content.items() if name in SAMPLING_FIELDS and value is not None}
@@ -70,7 +70,7 @@ def split(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], l
 
 
 def valid_part(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """As many fields as make a valid GenerationConfig, and the names of the rest."""
+    """The fields that together make a valid GenerationConfig, and the names of the rest."""
     methods = {name for name in fields if name in CODE or callable(getattr(GenerationConfig, name, None))}
     wanted = {name: value for name, value in fields.items() if name not in methods}
     if is_valid(wanted):
@@ -95,7 +95,7 @@ def is_valid(fields: Mapping[str, Any]) -> bool:
 
 
 def check_ids(name: str, config: GPT2Config, generation: dict[str, Any]) -> Iterator[str]:
-    """A note on every id without a row; ExportError if the runtime would read it and somebody chose it."""
+    """A note on each id without a row in `wte`; ExportError if the runtime uses it and it is not a default."""
     for field in IDS:
         stray = [*strays(generation.get(field), config), *strays(getattr(config, field, None), config)]
         if not stray:
@@ -108,7 +108,7 @@ def check_ids(name: str, config: GPT2Config, generation: dict[str, Any]) -> Iter
 
 
 def strays(value: object, config: GPT2Config) -> list[object]:
-    """What of an id, a list of ids or None is no row of wte."""
+    """The ids in `value` (an id, a list of ids or None) that have no row in `wte`."""
     values: Iterable[object] = () if value is None else value if isinstance(value, list) else (value,)
     return [one for one in values if type(one) is not int or not 0 <= one < config.vocab_size]
 

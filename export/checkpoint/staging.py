@@ -1,7 +1,7 @@
-"""A folder of our own with the files of a checkpoint that export knows by name, and nothing else.
+"""A temporary folder with the files of a checkpoint that export knows by name, and nothing else.
 
-Libraries look for more in a folder than they are asked for: transformers imports `custom_generate/generate.py` and
-adds an adapter that lies there, Python itself imports what lies beside. In this folder there is nothing to be found.
+Libraries look for more in a folder than they are asked for: transformers imports `custom_generate/generate.py` and adds
+an adapter if it finds one, Python itself imports modules there. In this folder they find nothing.
 """
 
 import json
@@ -18,7 +18,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class StagingFolder:
-    """A temporary folder that goes with its last holder."""
+    """A temporary folder that is removed when this object is freed."""
 
     def __init__(self, source: Path, name: str) -> None:
         self.source, self.name = source, name
@@ -29,7 +29,7 @@ class StagingFolder:
         return (self.source / name).is_file()
 
     def add(self, names: Iterable[str]) -> list[Path]:
-        """Take files of the source by name, those that are there; their places here."""
+        """Stage those of the named files that the source has; return their paths here."""
         return [self._link(plain_name(name, self.name)) for name in names if self.has(name)]
 
     def read_json(self, name: str) -> dict[str, Any] | None:
@@ -52,26 +52,26 @@ class StagingFolder:
         return path
 
     def _link(self, name: str) -> Path:
-        """Weights are large, so a file is linked where links can be made."""
+        """Link a file, as weights are large; copy it where links cannot be made."""
         place, target = self.path / name, (self.source / name).resolve()
         check_content(target, self.name)
         if not place.is_symlink() and not place.exists():
             try:
                 place.symlink_to(target)
-            except OSError:  # Windows without the right to
+            except OSError:  # Windows, without the right to make links
                 shutil.copyfile(target, place)
         return place
 
 
 def plain_name(name: str, source: str) -> str:
-    """`name` itself; ExportError unless it is a file's name alone, which cannot lead out of a folder."""
+    """`name`; ExportError unless it is a plain file name, which cannot lead out of the folder."""
     if PurePosixPath(name).name != name or "\\" in name or ":" in name or name in (".", ".."):
         raise ExportError(f"{source}: {name!r} must be the name of a file in the checkpoint's own folder")
     return name
 
 
 def check_content(path: Path, source: str) -> None:
-    """ExportError for a file that only stands for another, or has nothing in it."""
+    """Raise ExportError for a file that is a git-lfs pointer, or empty."""
     try:
         with path.open("rb") as file:
             beginning = file.read(len(LFS_POINTER))

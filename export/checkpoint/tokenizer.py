@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer in its fast form, from the files that its class names; it adds nothing after a text."""
+"""Loads a checkpoint's tokenizer in its fast form, and removes what it would add after a text."""
 
 import json
 import re
@@ -23,7 +23,7 @@ PROBES = ("It was", "\u4e00", "1")
 
 
 def tokenizer_files(config: GPT2Config | None, settings: dict[str, Any]) -> list[str]:
-    """The names of all files that the tokenizer may need, as `from_pretrained` knows them."""
+    """The names of all files that `from_pretrained` may read for the tokenizer."""
     known = vocabulary_files(fast_class(class_name(config, settings)))
     return [TOKENIZER_CONFIG, *OF_EVERY_CLASS, *versioned(settings), *known]
 
@@ -33,11 +33,11 @@ def class_name(config: GPT2Config | None, settings: dict[str, Any]) -> str:
 
 
 def fast_class(name: str) -> type[PreTrainedTokenizerFast] | None:
-    """transformers' fast class of a name; None where it has none, as of those that transformers 5 names."""
+    """transformers' fast class of a name; None if it has none, as for names from transformers 5."""
     for candidate in (name, f"{name}Fast"):
         try:
             found = tokenizer_class_from_name(candidate)
-        except ImportError:  # of libraries that only the slow form wants
+        except ImportError:  # of a library that only the slow form needs
             continue
         if isinstance(found, type) and issubclass(found, PreTrainedTokenizerFast):
             return found
@@ -50,13 +50,13 @@ def vocabulary_files(kind: type[PreTrainedTokenizerFast] | None) -> list[str]:
 
 
 def versioned(settings: dict[str, Any]) -> list[str]:
-    """Forms of tokenizer.json for releases of transformers."""
+    """The versions of tokenizer.json for particular releases of transformers."""
     given = settings.get("fast_tokenizer_files")
     return [name for name in given if VERSIONED.fullmatch(str(name))] if isinstance(given, list) else []
 
 
 def stage_tokenizer(staging: StagingFolder, config: GPT2Config) -> type[PreTrainedTokenizerFast]:
-    """Take the tokenizer's files; the class that reads them."""
+    """Stage the tokenizer's files; return the class that reads them."""
     settings = staging.read_json(TOKENIZER_CONFIG) or {}
     staging.add(name for name in tokenizer_files(config, settings) if name != TOKENIZER_CONFIG)
     name = class_name(config, settings)
@@ -72,7 +72,7 @@ def stage_tokenizer(staging: StagingFolder, config: GPT2Config) -> type[PreTrain
 
 
 def cleaned(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without code and paths, and in the words of the installed transformers."""
+    """The settings without code and paths, renamed for the installed transformers."""
     kept = {name: value for name, value in settings.items() if name not in UNREAD and not PATHS.fullmatch(name)}
     if isinstance(extra := kept.get("extra_special_tokens"), list):  # transformers 5's name
         kept["additional_special_tokens"] = [*kept.get("additional_special_tokens", []), *extra]
@@ -83,7 +83,7 @@ def cleaned(settings: dict[str, Any]) -> dict[str, Any]:
 def load_tokenizer(
     name: str, folder: Path, kind: type[PreTrainedTokenizerFast], config: GPT2Config
 ) -> tuple[PreTrainedTokenizerBase, list[str]]:
-    """The tokenizer, and notes; ExportError if it cannot be read, or says ids that have no row."""
+    """The tokenizer, and notes; ExportError if it cannot be read, or has ids without a row in `wte`."""
     try:
         tokenizer = kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
@@ -102,9 +102,9 @@ def load_tokenizer(
 
 
 def end_with_the_text(name: str, tokenizer: Tokenizer) -> list[str]:
-    """Take what `tokenizer` adds after a text out of it, in place; the tokens that it added.
+    """Stop `tokenizer`, in place, from adding tokens after a text; return those tokens.
 
-    What comes before a text stays: the model was trained to see it there.
+    Tokens that it adds before a text stay: the model was trained with them.
     """
     added = trailing(tokenizer)
     if added:
@@ -117,7 +117,7 @@ def end_with_the_text(name: str, tokenizer: Tokenizer) -> list[str]:
 
 
 def trailing(tokenizer: Tokenizer) -> list[str]:
-    """The tokens that it adds after a text."""
+    """The tokens that `tokenizer` adds after a text."""
     for text in PROBES:
         bare = tokenizer.encode(text, add_special_tokens=False).ids
         tokens, ids = (found := tokenizer.encode(text)).tokens, found.ids
@@ -128,7 +128,7 @@ def trailing(tokenizer: Tokenizer) -> list[str]:
 
 
 def leading_only(processor: dict[str, Any]) -> dict[str, Any]:
-    """A post-processor of tokenizer.json without what it adds after a text."""
+    """A post-processor of tokenizer.json, changed to add nothing after a text."""
     kind = processor.get("type")
     if kind == "Sequence":
         return {**processor, "processors": [leading_only(part) for part in processor["processors"]]}

@@ -1,4 +1,4 @@
-"""Which files hold a checkpoint's weights, and whether they are what its config says: names, shapes, finite numbers."""
+"""Finds a checkpoint's weight files, and checks their tensors against its config: names, shapes, finite numbers."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from export.checkpoint.staging import StagingFolder, plain_name
 from export.errors import ExportError, first_line
 
 PREFIX = "transformer."  # which the released gpt2 leaves out
-BUFFERS = (".attn.bias", ".attn.masked_bias")  # of older releases; they hold no weights
+BUFFERS = (".attn.bias", ".attn.masked_bias")  # from older releases; they are not weights
 TIED = "lm_head.weight"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 SAFETENSORS = ["model.safetensors", "model.safetensors.index.json"]
@@ -22,7 +22,7 @@ PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
 
 
 def stage_weights(staging: StagingFolder) -> list[Path]:
-    """Take the weights' files, those that transformers would read; a single file before shards before pickles."""
+    """Stage the weight files that transformers would read: a single file, else shards, else pickles."""
     for name in (*SAFETENSORS, *PICKLES):
         if staging.has(name):
             return sorted(staging.add([name, *shards(staging, name)]))
@@ -30,12 +30,12 @@ def stage_weights(staging: StagingFolder) -> list[Path]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether there are any in a folder."""
+    """Whether a folder has weight files."""
     return any((folder / name).is_file() for name in (*SAFETENSORS, *PICKLES))
 
 
 def shards(staging: StagingFolder, name: str) -> list[str]:
-    """The files that an index names, each in the checkpoint's own folder; of a single file none."""
+    """The files that an index names, each in the checkpoint's own folder; empty for a single file."""
     if not name.endswith(".index.json"):
         return []
     weight_map = (staging.read_json(name) or {}).get("weight_map")
@@ -62,7 +62,7 @@ def files_sha256(paths: Iterable[Path]) -> str:
 
 
 def read_tensors(name: str, paths: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor, mapped from its file and not copied; ExportError for what is no file of weights."""
+    """Every tensor, memory-mapped and not copied; ExportError for a file that does not hold weights."""
     for path in paths:
         try:
             if path.suffix == ".safetensors":
@@ -70,14 +70,14 @@ def read_tensors(name: str, paths: Iterable[Path]) -> Iterator[tuple[str, torch.
                     for key in file.keys():  # noqa: SIM118  (not a dict)
                         yield key, file.get_tensor(key)
             elif path.suffix != ".json":
-                mapped = is_zipfile(path)  # the format before PyTorch 1.6 is none
+                mapped = is_zipfile(path)  # the format from before PyTorch 1.6 is not a zip
                 yield from tensors_of(torch.load(path, map_location="cpu", mmap=mapped, weights_only=True))
-        except Exception as error:  # safetensors, zip and pickle each have their own
+        except Exception as error:  # safetensors, zip and pickle raise their own exceptions
             raise ExportError(f"{name}: its weights cannot be loaded: {path.name}: {first_line(error)}") from None
 
 
 def tensors_of(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Of a state dict."""
+    """The tensors of a state dict."""
     if not isinstance(content, dict):
         raise TypeError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
     for key, tensor in content.items():
@@ -87,7 +87,7 @@ def tensors_of(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def check_weights(name: str, config: GPT2Config, paths: Iterable[Path]) -> list[str]:
-    """Notes on tensors that GPT-2 has not; ExportError for what is missing, too much, misshapen or not finite."""
+    """Notes on tensors that GPT-2 does not have; ExportError for missing, extra, misshapen or non-finite ones."""
     expected = expected_shapes(config)
     seen, unknown = set[str](), list[str]()
     for given, tensor in read_tensors(name, paths):
@@ -116,7 +116,7 @@ def expected_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
 
 
 def check_tensor(what: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> None:
-    """ExportError unless it has its shape, and numbers in it."""
+    """Raise ExportError unless a tensor has the expected shape, a known dtype and finite values."""
     found = tuple(tensor.shape)
     if found != expected:
         hint = "; it is transposed, as nn.Linear has it and Conv1D does not" if found == expected[::-1] else ""

@@ -1,1 +1,1 @@
-"""The graphs of a bundle, and how they are written."""
+"""Builds the ONNX graphs of a bundle: reference, decode, prefill and lens."""

@@ -1,6 +1,6 @@
-"""The decode graph: GPT-2 node by node, for speed.
+"""The decode graph: GPT-2 built node by node, for speed.
 
-The nodes are ONNX Runtime's own fused ones (domain com.microsoft, documented in its ContribOperators.md):
+Its nodes are ONNX Runtime's own fused operators (domain com.microsoft, documented in its ContribOperators.md):
 GroupQueryAttention appends to a cache that past and present share. Only the positions asked for reach the head.
 """
 
@@ -32,7 +32,7 @@ def build_decode_graph(
 
 
 class DecodeGraph(GraphNodes):
-    """The nodes, in the order of the forward pass. A tensor is its name; weights have the checkpoint's names."""
+    """The nodes in the order of the forward pass. Tensors are given by name; weights have the checkpoint's names."""
 
     name = "gpt2_decode"
     cache_type = TensorProto.FLOAT
@@ -56,7 +56,7 @@ class DecodeGraph(GraphNodes):
         self.head(self.add("Reshape", "places", [hidden, shape]))  # [B * S, C]
 
     def head(self, hidden: str) -> None:
-        """The outputs but for the cache, of hidden [positions, C]."""
+        """Add all outputs except the cache, from hidden states [positions, C]."""
         add_head(self, self.linear, hidden, head_weight(self.config), self.shortlist)
 
     def norm(self, residual: str, name: str) -> str:
@@ -71,7 +71,7 @@ class DecodeGraph(GraphNodes):
         return self.linear.matmul(self, self.attend(packed, layer, name), f"{name}.c_proj")
 
     def attend(self, packed: str, layer: int, name: str) -> str:
-        """Queries, keys and values [B, S, 3C] go in, keys and values to the cache, what the heads found comes out."""
+        """The heads' outputs for packed queries, keys and values [B, S, 3C]; keys and values go into the cache."""
         past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
         outputs = [f"{name}/output", f"present.{layer}.key", f"present.{layer}.value"]
         self.add_node(

@@ -1,10 +1,10 @@
-"""Decode graphs for CUDA: what a run says is what the next one reads, so that the host need not come between.
+"""Decode graphs for CUDA: each run's outputs are the next run's inputs, so steps need nothing from the host.
 
-`next_token`, `next_position_ids`, `next_seqlens_k`, `next_log_indices` and `next_token_log` may be bound to the very
-buffers of `input_ids`, `position_ids`, `seqlens_k`, `log_indices` and `token_log`. Nothing that advances is written
-before the last node that reads it has run: every advance waits for the log, and the log for the token.
+`next_token`, `next_position_ids`, `next_seqlens_k`, `next_log_indices` and `next_token_log` may be bound to the same
+buffers as `input_ids`, `position_ids`, `seqlens_k`, `log_indices` and `token_log`. No state is overwritten before the
+last node that reads it has run: every advance waits for the log, and the log for the token.
 
-No node runs on the host, and none copies to it, so that ONNX Runtime can capture a run as a CUDA graph.
+No node runs on the host or copies to it, so that ONNX Runtime can capture a run as a CUDA graph.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ LOWEST = float(np.finfo(np.float32).min)
 
 
 class DeviceGraph(DecodeGraph):
-    """Logits and the most likely id wherever they are asked for, and the state after the run."""
+    """Gives logits and the most likely id at the indices asked for, and the state after the run."""
 
     def head(self, hidden: str) -> None:
         rows = self.add("Gather", "logits_places", [hidden, "logits_indices"], axis=0)  # [N, C]
@@ -27,11 +27,11 @@ class DeviceGraph(DecodeGraph):
         self.advance()
 
     def head_factors(self, rows: str) -> tuple[str, str]:
-        """What the logits are the product of, in float32."""
+        """The two float32 factors of the logits: hidden states and weights."""
         return rows, head_weight(self.config)
 
     def advance(self) -> None:
-        """Note the ids at `log_indices` of the log, then move everything on by one."""
+        """Write the ids into the log at `log_indices`, then advance all state by one."""
         ids = self.add("Reshape", "next_ids", ["next_token", self.constant("flat", [-1])])  # [N]
         self.add_node("ScatterElements", "token_log", ["token_log", "log_indices", ids], ["next_token_log"], axis=0)
         noted = self.add("Gather", "noted", ["next_token_log", self.constant("first", [0])], axis=0)  # [1]
@@ -63,8 +63,8 @@ class DeviceGraph(DecodeGraph):
 
 class HalfGraph(DeviceGraph):
     """float16 weights, activations and cache. Norms sum in float32 (LayerNormalization's stash type), attention's
-    softmax is GroupQueryAttention's, and logits are a float32 product: of float16 logits, whose steps are 1/32 between
-    32 and 64, the two best are often equal. ONNX Runtime casts the weights once, when it loads.
+    softmax is GroupQueryAttention's, and logits are a float32 product: in float16, whose steps are 1/32 between 32 and
+    64, the two best logits are often equal. ONNX Runtime casts the weights once, when it loads.
     """
 
     cache_type = TensorProto.FLOAT16
@@ -78,7 +78,7 @@ class HalfGraph(DeviceGraph):
 class Float32Graph(DeviceGraph):
     """float32 throughout, for parity: CUDA's GroupQueryAttention has no float32, so attention is written out.
 
-    TensorScatter, of opset 24, writes into the cache where it lies.
+    TensorScatter, from opset 24, writes into the cache in place.
     """
 
     opset, ir_version = 24, 11
@@ -98,20 +98,20 @@ class Float32Graph(DeviceGraph):
         return self.add("Reshape", name, [rows, self.constant("joined", [0, 0, self.config.n_embd])])
 
     def heads(self, rows: str) -> str:
-        """[B, H, S, D] of rows [B, S, C]."""
+        """Split rows [B, S, C] into heads [B, H, S, D]."""
         size = self.config.n_embd // self.config.n_head
         split = self.add("Reshape", f"{rows}.split", [rows, self.constant("split", [0, 0, self.config.n_head, size])])
         return self.add("Transpose", f"{rows}.heads", [split], perm=[0, 2, 1, 3])
 
     def append(self, rows: str, part: str) -> str:
-        """The cache [B, H, M, D] with rows [B, H, S, D] from each sequence's position on."""
+        """Write rows [B, H, S, D] into the cache [B, H, M, D] from each sequence's position on."""
         start = self.add("Gather", "start", ["position_ids", self.scalar("column_0", 0, np.int64)], axis=1)  # [B]
         past, present = f"past_key_values.{part}", f"present.{part}"
         self.add_node("TensorScatter", present, [past, rows, start], [present], axis=2)
         return present
 
     def mask(self) -> str:
-        """0 where a position may look and the lowest number elsewhere: [B, 1, S, M]."""
+        """The mask [B, 1, S, M]: 0 where a position may attend, the lowest number elsewhere."""
         size = self.add("Shape", "capacity", ["past_key_values.0.key"], start=2, end=3)
         every = self.constant("every_place", np.arange(self.config.n_positions))
         start, axis = self.constant("from_0", [0]), self.constant("axis_0", [0])

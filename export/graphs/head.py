@@ -1,7 +1,7 @@
-"""The end of a decode graph: logits where they are asked for, and the most likely id there and where else it is asked.
+"""The head of a decode graph: logits and most likely ids at the indices asked for, by a shortlist where possible.
 
-Positions are asked for by their index, b * S + s. `logits_indices` [N] are those whose logits are wanted; after
-`token_indices` [T] the most likely id is enough, and a shortlist may find it in less.
+An index is b * S + s. At `logits_indices` [N] logits are wanted; at `token_indices` [T] the most likely id is enough,
+and a shortlist may find it with fewer bytes.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from export.graphs.shortlist import CANDIDATES, CODES, TIE, Shortlist, rounding_
 
 
 def add_head(nodes: Nodes, linear: Linear, hidden: str, weight: str, shortlist: Shortlist | None) -> None:
-    """`logits` [N, V], `next_token` [N + T, 1] and `tied` [N + T, 1], whether another id may be as likely.
+    """Add `logits` [N, V], `next_token` [N + T, 1] and `tied` [N + T, 1], whether another id may be as likely.
 
     Args:
         hidden: [positions, C]
@@ -38,10 +38,12 @@ def add_head(nodes: Nodes, linear: Linear, hidden: str, weight: str, shortlist: 
 
 
 def add_all_logits(nodes: Nodes, linear: Linear, asked: str, others: str, weight: str) -> tuple[str, str, str]:
-    """All logits of both in one product, so that its weights are held once; those of `asked` [N, C] are `logits`.
+    """All logits of `asked` [N, C] and `others` in one product, so that its weights are held once.
+
+    The logits of `asked` are the output `logits`.
 
     Returns:
-        Counts [2] of both, and the most likely ids and ties [N + U, 1] of both.
+        The counts [2] of both, and the most likely ids and ties [N + U, 1] of both.
     """
     rows = nodes.add("Concat", "head_rows", [asked, others], axis=0)
     logits = linear.lm_head(nodes, rows, weight)  # [N + U, V]
@@ -53,8 +55,8 @@ def add_all_logits(nodes: Nodes, linear: Linear, asked: str, others: str, weight
 
 
 def add_tied(nodes: Nodes, logits: str, best: str) -> str:
-    """Whether the two `best` [R, 2] of logits [R, V] are nearer to each other than sums in another order may bring."""
-    least, _ = nodes.top("least_likely", logits, 1, largest=False)  # a reduction would fail where there is no row
+    """Whether the two `best` [R, 2] of logits [R, V] are so close that summing in another order could swap them."""
+    least, _ = nodes.top("least_likely", logits, 1, largest=False)  # a reduction would fail on zero rows
     first = nodes.column(best, 0)
     ends = [nodes.add("Abs", f"{end}.size", [end]) for end in (least, first)]
     scale = nodes.add("Max", "logits_size", ends)
@@ -64,7 +66,7 @@ def add_tied(nodes: Nodes, logits: str, best: str) -> str:
 
 
 def add_shortlist(nodes: Nodes, shortlist: Shortlist, hidden: str, weight: str) -> tuple[str, str]:
-    """(the most likely ids [T, 1] of hidden [T, C], whether each is in doubt [T, 1])."""
+    """(the most likely ids [T, 1] for hidden states [T, C], whether each is in doubt [T, 1])."""
     width = shortlist.matrix.codes.shape[1]
     scaled = nodes.add("Mul", "shortlist.scaled", [hidden, "shortlist.scaling"])
     guessed = BlockLinear({CODES: shortlist.matrix}).product(nodes, "shortlist.guessed", CODES, scaled)  # [T, V]
@@ -78,7 +80,7 @@ def add_shortlist(nodes: Nodes, shortlist: Shortlist, hidden: str, weight: str) 
     logits = nodes.add("Squeeze", "shortlist.logits", [nodes.add("MatMul", "shortlist.exact", [rows, column]), last])
     best, places = nodes.top("shortlist.best", logits, 2)
     first, second = nodes.column(best, 0), nodes.column(best, 1)
-    threshold = nodes.column(bounds, CANDIDATES - 1)  # of every id that is not among the candidates
+    threshold = nodes.column(bounds, CANDIDATES - 1)  # bounds every id that is not a candidate
     offset = nodes.add("MatMul", "shortlist.offset", [hidden, "shortlist.mean"])
     threshold = nodes.add("Add", "shortlist.threshold", [threshold, offset])
     lead = nodes.add("Sub", "shortlist.lead", [first, nodes.add("Max", "shortlist.rival", [second, threshold])])
@@ -90,14 +92,14 @@ def add_shortlist(nodes: Nodes, shortlist: Shortlist, hidden: str, weight: str) 
 
 
 def norm(nodes: Nodes, rows: str, width: int) -> str:
-    """[T, 1] of rows [T, C]. ONNX Runtime's reductions of no rows at all have another shape."""
+    """The norms [T, 1] of rows [T, C]; not a reduction, as ONNX Runtime's give another shape for zero rows."""
     ones = nodes.constant(f"{rows}.ones", np.ones((width, 1), np.float32))
     squares = nodes.add("MatMul", f"{rows}.square", [nodes.add("Mul", f"{rows}.squares", [rows, rows]), ones])
     return nodes.add("Sqrt", f"{rows}.norm", [squares])
 
 
 def rounding(nodes: Nodes, scaled: str, width: int) -> str:
-    """`rounding_size` [T, 1] of scaled [T, C]."""
+    """`rounding_size` [T, 1] of scaled inputs [T, C]."""
     largest, _ = nodes.top("shortlist.largest", nodes.add("Abs", "shortlist.size", [scaled]), 1)
     factor = nodes.scalar("shortlist.rounding_factor", rounding_factor(width), np.float32)
     return nodes.add("Mul", "shortlist.rounding", [largest, factor])

@@ -1,8 +1,8 @@
-"""The lens graph: what a hidden state would predict if it were the last one, by `ln_f` and `lm_head`.
+"""The lens graph: what any layer's hidden state predicts, through `ln_f` and `lm_head`.
 
-This is the logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020). Logits that the model made itself are
-read the same way, so that its last layer says what the model says. What is counted over the vocabulary is counted in
-the graph: in NumPy that takes longer than the product does.
+This is the logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020). The model's own logits are read the
+same way, so that its last layer predicts what the model predicts. Ranks and log-probabilities over the vocabulary are
+computed in the graph: in NumPy they take longer than the product does.
 """
 
 from onnx import TensorProto, ValueInfoProto, helper
@@ -13,7 +13,7 @@ from export.graphs.nodes import GraphNodes
 
 
 class LensGraph(GraphNodes):
-    """N hidden states and M rows of finished logits, of which R = N + M rows are read."""
+    """Reads R = N + M rows: N hidden states, and M rows of final logits."""
 
     name = "gpt2_lens"
 
@@ -33,12 +33,12 @@ class LensGraph(GraphNodes):
         self.rank()
 
     def log_probabilities(self, name: str, ids: str) -> None:
-        """Of ids [R, n]. LogSoftmax sums in parts, ReduceLogSumExp in one go, which errs by 6e-5 here."""
+        """Log-probabilities of ids [R, n]. LogSoftmax sums in parts; ReduceLogSumExp sums at once and errs by 6e-5."""
         every = self.add("LogSoftmax", "logprobs", ["logits"], axis=1)  # [R, V]
         self.add_node("GatherElements", name, [every, ids], [name], axis=1)
 
     def rank(self) -> None:
-        """How many ids are likelier than the answers [R, 1], plus one."""
+        """The ranks of the answers [R, 1]: how many ids are likelier, plus one."""
         chosen = self.add("GatherElements", "answer_logits", ["logits", "answers"], axis=1)
         greater = self.add("Greater", "greater", ["logits", chosen])
         likelier = self.add("Cast", "likelier", [greater], to=TensorProto.INT64)

@@ -1,4 +1,4 @@
-"""How the decode graph writes a matrix product and a look-up, by what its weights are stored as."""
+"""Matrix products and embedding look-ups of the decode graph: float, block-quantized, and integer."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -13,20 +13,20 @@ INT8_ARITHMETIC = 4  # MatMulNBits' accuracy_level: inputs are rounded to int8, 
 
 
 class Linear(Protocol):
-    """Each gets the nodes to add to. A Conv1D is named without `.weight` and `.bias`."""
+    """Adds products and look-ups to `nodes`. A Conv1D is named without `.weight` and `.bias`."""
 
     def embed(self, nodes: Nodes, weight: str, ids: str) -> str:
-        """Rows of `weight` [V, C] by ids [B, S]: [B, S, C]."""
+        """Look up rows of `weight` [V, C] by ids [B, S]: [B, S, C]."""
 
     def matmul(self, nodes: Nodes, hidden: str, name: str) -> str:
-        """A Conv1D of hidden [B, S, K], its bias included: [B, S, N]."""
+        """Apply a Conv1D to hidden [B, S, K], bias included: [B, S, N]."""
 
     def lm_head(self, nodes: Nodes, hidden: str, weight: str) -> str:
         """Logits [N, V] of hidden [N, C] and `weight` [V, C]."""
 
 
 class FloatLinear:
-    """float32, as the checkpoint has it."""
+    """Weights in floating point, as in the checkpoint."""
 
     def embed(self, nodes: Nodes, weight: str, ids: str) -> str:
         return nodes.add("Gather", "wte", [weight, ids])
@@ -40,7 +40,7 @@ class FloatLinear:
 
 
 class BlockLinear:
-    """Codes with a scale a block. Reading weights is what bounds a token at a time, and these are fewer bytes."""
+    """Codes with one scale per block. Reading weights limits one token at a time, and codes are fewer bytes."""
 
     def __init__(self, matrices: Mapping[str, QuantizedMatrix], *, accuracy_level: int = INT8_ARITHMETIC) -> None:
         self.matrices = matrices
@@ -76,21 +76,21 @@ class BlockLinear:
 
 
 class IntegerLinear(BlockLinear):
-    """The same codes with one scale an output, by inputs rounded to int8 row by row.
+    """Integer products: codes with one scale per output, times inputs rounded to int8 row by row.
 
-    Arithmetic is what bounds many tokens at a time, and integer products do more of it.
+    Arithmetic limits many tokens at a time, and integer products are faster.
     """
 
     def matmul(self, nodes: Nodes, hidden: str, name: str) -> str:
         inputs = self.matrices[f"{name}.weight"].codes.shape[1]
         rows = nodes.add("Reshape", f"{name}.rows", [hidden, nodes.constant(f"rows_of_{inputs}", [-1, inputs])])
-        one_sided = name.endswith("mlp.c_proj")  # what leaves the activation function is hardly ever negative
+        one_sided = name.endswith("mlp.c_proj")  # the activation function's outputs are hardly ever negative
         product = self.one_sided(nodes, rows, name) if one_sided else self.two_sided(nodes, rows, name)
         product = nodes.add("Add", f"{name}.biased", [product, f"{name}.bias"])
         return nodes.add("Reshape", f"{name}.unrolled", [product, leading_shape(nodes)])
 
     def two_sided(self, nodes: Nodes, rows: str, name: str) -> str:
-        """Rows [R, K] rounded to codes around 128: [R, N]."""
+        """The product of rows [R, K], rounded to codes around 128: [R, N]."""
         size = nodes.add("Abs", f"{name}.size", [rows])
         largest = nodes.add("ReduceMax", f"{name}.largest", [size, nodes.constant("last_axis", [-1])])
         steps = self.step_sizes(nodes, name, largest, 127)
@@ -100,7 +100,7 @@ class IntegerLinear(BlockLinear):
         return nodes.add("Mul", f"{name}.scaled", [product, steps])
 
     def one_sided(self, nodes: Nodes, rows: str, name: str) -> str:
-        """Rows [R, K] rounded to codes above a zero of their own, whose part is taken off afterwards: [R, N]."""
+        """The product of rows [R, K], each rounded with its own zero point, which is subtracted afterwards: [R, N]."""
         axis, zero = nodes.constant("last_axis", [-1]), nodes.scalar("zero", 0, np.float32)
         low = nodes.add("Min", f"{name}.low", [nodes.add("ReduceMin", f"{name}.lowest", [rows, axis]), zero])
         high = nodes.add("Max", f"{name}.high", [nodes.add("ReduceMax", f"{name}.highest", [rows, axis]), zero])
@@ -115,20 +115,20 @@ class IntegerLinear(BlockLinear):
         return nodes.add("Mul", f"{name}.scaled", [product, steps])
 
     def step_sizes(self, nodes: Nodes, name: str, sizes: str, steps: int) -> str:
-        """What a code of each row is worth [R, 1], never zero."""
+        """The step size of each row's codes [R, 1], never zero."""
         count = nodes.scalar(f"steps_of_{steps}", steps, np.float32)
         worth = nodes.add("Div", f"{name}.step", [sizes, count])
         return nodes.add("Max", f"{name}.step_size", [worth, nodes.scalar("least", 1e-30, np.float32)])
 
     def integer_product(self, nodes: Nodes, name: str, rounding: list[str], zero: str) -> str:
-        """Codes, by rows, steps [R] and zeros [R], less the constant `zero`, times the weights: [R, N] float32."""
+        """Quantize by rows, steps [R] and zeros [R]; multiply codes minus `zero` with the weights: [R, N] float32."""
         codes = nodes.add("QuantizeLinear", f"{name}.codes", rounding, axis=0)
         one = nodes.scalar("one", 1, np.float32)
         weights = [self.signed_columns(nodes, name), one, f"{name}.weight.output_scales", zero]
         return nodes.add("MatMulIntegerToFloat", name, [codes, *weights], domain=MICROSOFT)
 
     def signed_columns(self, nodes: Nodes, name: str) -> str:
-        """Codes [K, N] as int8, for which processors have instructions; ONNX Runtime computes it once, at loading."""
+        """Codes [K, N] as int8, for which processors have instructions; ONNX Runtime folds this once, at loading."""
         signs = [f"{name}.weight.rows", nodes.scalar("sign", 128, np.uint8)]
         signed = nodes.add("BitwiseXor", f"{name}.twos_complement", signs)
         signed = nodes.add("Cast", f"{name}.signed", [signed], to=TensorProto.INT8)
@@ -136,11 +136,11 @@ class IntegerLinear(BlockLinear):
 
 
 def flat(nodes: Nodes, column: str) -> str:
-    """[R] of [R, 1]."""
+    """Reshape a column [R, 1] to [R]."""
     return nodes.add("Reshape", f"{column}.flat", [column, nodes.constant("flat", [-1])])
 
 
 def leading_shape(nodes: Nodes) -> str:
-    """[B, S, -1], as rows were before they were laid one below the other."""
+    """The shape [B, S, -1], to undo the flattening to rows."""
     shape = nodes.add("Shape", "input_shape", ["input_ids"])
     return nodes.add("Concat", "leading_shape", [shape, nodes.constant("last_axis", [-1])], axis=0)

@@ -1,4 +1,4 @@
-"""A graph under construction: nodes and constants, where a tensor is its name, and the file beside its weights."""
+"""Helpers to build an ONNX graph from nodes and constants, and to write it with external weights."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ MICROSOFT = "com.microsoft"
 
 
 class Nodes:
-    """What has been added, in order."""
+    """The nodes added so far, in order, and the constants by name."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def add(self, kind: str, name: str, inputs: list[str], domain: str = "", **attributes: Any) -> str:
-        """A node with one output, whose name it returns; said again, it is the same node."""
+        """Add a node with one output, and return the output's name; a name added again is the same node."""
         if not any(node.name == name for node in self.nodes):
             self.add_node(kind, name, inputs, [f"{name}/output"], domain, **attributes)
         return f"{name}/output"
@@ -42,13 +42,13 @@ class Nodes:
         return name
 
     def top(self, name: str, rows: str, count: int, *, largest: bool = True) -> tuple[str, str]:
-        """(values, indices) [..., count] of the largest in rows [..., V], or the least; of equal ones the first."""
+        """(values, indices) [..., count] of the largest, or least, in rows [..., V]; of equal ones the first."""
         outputs = [f"{name}.values", f"{name}.places"]
         self.add_node("TopK", name, [rows, self.constant(f"first_{count}", [count])], outputs, largest=int(largest))
         return outputs[0], outputs[1]
 
     def column(self, rows: str, column: int) -> str:
-        """[R, 1] of rows [R, K]."""
+        """One column [R, 1] of rows [R, K]."""
         return self.add("Gather", f"{rows}.{column}", [rows, self.constant(f"column_{column}", [column])], axis=1)
 
 
@@ -64,11 +64,11 @@ class GraphNodes(Nodes, ABC):
 
     @abstractmethod
     def inputs(self) -> list[onnx.ValueInfoProto]:
-        """With their shapes."""
+        """The graph's inputs with their shapes."""
 
     @abstractmethod
     def outputs(self) -> list[onnx.ValueInfoProto]:
-        """With their shapes."""
+        """The graph's outputs with their shapes."""
 
 
 def write_graph(graph: GraphNodes, weights: Mapping[str, StoredTensor], path: Path) -> None:

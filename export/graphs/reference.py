@@ -1,7 +1,7 @@
-"""The reference graph, traced by optimum. The only module that knows optimum.
+"""The reference graph, traced by optimum; the only module that imports optimum.
 
-The graph is traced on a model of the right shape that holds no weights, and the weights are attached afterwards from
-the bundle's weights file. So tracing costs no copy of them, and `lm_head` stays tied to `wte`.
+The graph is traced on a model with the right shapes and no weights; weights are attached afterwards from the bundle's
+weights file. So tracing makes no copy of them, and `lm_head` stays tied to `wte`.
 """
 
 import warnings
@@ -23,7 +23,7 @@ FLAGS = {"output_hidden_states": True, "output_attentions": True, "logits_to_kee
 class InspectableGPT2OnnxConfig(GPT2OnnxConfig):  # type: ignore[misc]
     """optimum's GPT-2 with hidden states and attention maps as outputs.
 
-    Names meet outputs by position: transformers returns hidden states before attentions.
+    Names match outputs by position: transformers returns hidden states before attentions.
     """
 
     @property
@@ -36,7 +36,7 @@ class InspectableGPT2OnnxConfig(GPT2OnnxConfig):  # type: ignore[misc]
 
 
 def build_reference_graph(config: GPT2Config, weights: Mapping[str, StoredTensor], path: Path) -> None:
-    """Trace `config`'s graph to `path`, its weights in the file beside it."""
+    """Trace the graph of `config` to `path`, with its weights in the file beside it."""
     trace(config, path)
     model = onnx.load(path)
     attach_weights(model.graph, weights)
@@ -52,7 +52,7 @@ def trace(config: GPT2Config, path: Path) -> None:
     )
     inputs = onnx_config.rename_ambiguous_inputs(onnx_config.generate_dummy_inputs(framework="pt"))
     with torch.no_grad(), warnings.catch_warnings(), onnx_config.patch_model_for_export(model, model_kwargs=FLAGS):
-        warnings.simplefilter("ignore")  # the tracer's, on branches that optimum's patches make constant
+        warnings.simplefilter("ignore")  # the tracer warns of branches that optimum's patches make constant
         ordered = onnx_config.ordered_inputs(model)
         torch.onnx.export(
             model,
@@ -69,9 +69,9 @@ def trace(config: GPT2Config, path: Path) -> None:
 
 
 def weightless_model(config: GPT2Config) -> GPT2LMHeadModel:
-    """A model whose every parameter is one number, expanded to its shape without memory.
+    """A model whose every parameter is one number, expanded to its shape without taking memory.
 
-    No two share that number, because the exporter merges parameters of equal shape and values.
+    Each has a different number, because the exporter merges parameters of equal shape and values.
     """
     eager = GPT2Config.from_dict(config.to_dict(), attn_implementation="eager")
     with torch.device("meta"):
@@ -92,7 +92,7 @@ def replace(model: torch.nn.Module, name: str, value: Any) -> None:
 
 
 def attach_weights(graph: onnx.GraphProto, weights: Mapping[str, StoredTensor]) -> None:
-    """Turn the inputs that stand for parameters into initializers in the weights file."""
+    """Turn the inputs for parameters into initializers that point into the weights file."""
     inputs = [value for value in graph.input if value.name not in weights]
     parameters = [value.name for value in graph.input if value.name in weights]
     graph.initializer.extend(external_tensor(name, weights[name]) for name in parameters)

@@ -1,11 +1,11 @@
-"""Which ids can be the most likely one, found by fewer bytes than all of `lm_head`.
+"""The shortlist: 8-bit codes of `lm_head` that find the most likely id while reading fewer bytes.
 
-`lm_head` is a third of what a token of GPT-2 small reads. A product with 8-bit codes of it, and a bound on how far
-each of its logits can be off, leave a few ids; their logits in float32 say which is the largest. Where bounds and
-float32's own noise leave a doubt, all logits are computed. So what comes out is what all logits would say.
+`lm_head` is a third of the weights that GPT-2 small reads per token. A product with its 8-bit codes, and a bound on how
+far each logit can be off, leave a few candidates; their float32 logits decide which is the largest. If bounds and
+float32's own noise leave a doubt, all logits are computed. So the result is always that of all logits.
 
-The bound is that of Cauchy and Schwarz, for a row w of the matrix, its codes' row q, and the input x, rounded to x + r:
-|w x - q (x + r)| <= |w - q| |x| + |q| |r|. Rows are quantized less their mean, which adds the same to all logits, and
+The bound is by Cauchy and Schwarz, for a row w of the matrix, its codes' row q, and the input x, rounded to x + r:
+|w x - q (x + r)| <= |w - q| |x| + |q| |r|. Rows are quantized minus their mean, which adds the same to all logits, and
 with every input scaled to a typical size of 1, which keeps a few large inputs from widening every bound.
 """
 
@@ -33,20 +33,20 @@ CODES = "shortlist"
 BITS = 8
 CANDIDATES = 64
 ROWS = 4096  # quantized at once
-LEAST_BYTES = 8 << 20  # of lm_head in float32; what a shortlist costs is more than it saves of a smaller one
-LEAST_CERTAIN = 0.9  # of the inputs tried; where more are in doubt, both products are run too often
+LEAST_BYTES = 8 << 20  # of lm_head in float32; for a smaller one a shortlist costs more than it saves
+LEAST_CERTAIN = 0.9  # share of the inputs tried; with more in doubt, both products run too often
 TIE = 2.0**-16  # of the largest logit: closer ones might change places if sums had another order
 
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Of `lm_head`'s weights [V, C].
+    """The shortlist of `lm_head`'s weights [V, C].
 
     Attributes:
         matrix: Codes of the weights, centred and scaled.
-        scaling: [C], what inputs are multiplied with.
-        mean: [C, 1], of the weights of all ids.
-        bounds: [2, V], the norms of what the codes leave out, and of what they stand for.
+        scaling: [C], the factors of the inputs.
+        mean: [C, 1], the mean of all ids' weights.
+        bounds: [2, V], the norms of the codes' errors and of the dequantized codes.
         longest: The largest norm of a row of the weights.
     """
 
@@ -57,7 +57,7 @@ class Shortlist:
     longest: float
 
     def weights(self) -> QuantizedWeights:
-        """What the nodes read."""
+        """The codes and tensors that the graph's nodes read."""
         return QuantizedWeights({CODES: self.matrix}, self._tensors())
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ class Shortlist:
 
 @torch.no_grad()
 def find_shortlist(model: GPT2LMHeadModel) -> Shortlist | None:
-    """For a model in float32, if a shortlist pays."""
+    """A shortlist for a model in float32, or None if it would not be faster."""
     weights = model.lm_head.weight
     if 4 * weights.numel() < LEAST_BYTES or weights.shape[1] % LEAST_BLOCK:
         return None
@@ -76,7 +76,7 @@ def find_shortlist(model: GPT2LMHeadModel) -> Shortlist | None:
 
 
 def make_shortlist(weights: Tensor, inputs: Tensor) -> Shortlist:
-    """For `weights` [V, C], V at least `CANDIDATES`; `inputs` [R, C] are some that `lm_head` is given."""
+    """The shortlist of `weights` [V, C], V at least `CANDIDATES`, for typical `inputs` [R, C] of `lm_head`."""
     size = inputs.double().square().mean(0).sqrt()
     size = size.clamp(min=max(float(size.max()) * 1e-3, 1e-6))
     mean = weights.mean(0, dtype=torch.float64).float()
@@ -88,7 +88,7 @@ def make_shortlist(weights: Tensor, inputs: Tensor) -> Shortlist:
 
 
 def shortlist_rows(weights: Tensor, mean: Tensor, scaling: Tensor) -> tuple[QuantizedMatrix, Tensor]:
-    """Codes of some rows [R, C], and their bounds [2, R]; by the piece, so that float64 takes little memory."""
+    """Codes of some rows [R, C], and their bounds [2, R]; a part at a time, so that float64 takes little memory."""
     target = (weights.double() - mean) / scaling
     matrix = round_to_nearest(target)
     kept = matrix.dequantized().double()
@@ -96,14 +96,14 @@ def shortlist_rows(weights: Tensor, mean: Tensor, scaling: Tensor) -> tuple[Quan
 
 
 def round_to_nearest(weights: Tensor) -> QuantizedMatrix:
-    """Of weights [N, K], a scale for the largest of each block."""
+    """Quantize weights [N, K], the scale of each block set by its largest weight."""
     blocks = weights.reshape(len(weights), -1, largest_block(weights.shape[1], MOST_BLOCK))
     scales = (blocks.abs().amax(-1, keepdim=True) / (2 ** (BITS - 1) - 1)).clamp(min=1e-20).float().double()
     return as_quantized(round_to_codes(blocks, scales, BITS).flatten(1), scales[..., 0], BITS)
 
 
 def certain_share(shortlist: Shortlist, weights: Tensor, inputs: Tensor) -> float:
-    """The part of `inputs` [R, C] for which the bounds leave no doubt, worked out here as in the graph."""
+    """The share of `inputs` [R, C] for which the bounds leave no doubt, computed as in the graph."""
     scaled = inputs * shortlist.scaling
     guessed = scaled @ shortlist.matrix.dequantized().T  # [R, V]
     sizes = torch.stack([scaled.norm(dim=1), rounding_size(scaled)], dim=1)
@@ -115,13 +115,13 @@ def certain_share(shortlist: Shortlist, weights: Tensor, inputs: Tensor) -> floa
 
 
 def rounding_size(scaled: Tensor) -> Tensor:
-    """The most [R] that rounding inputs [R, C] to 8 bits can change of them, as norms."""
+    """Bounds [R] on the norm of the error of rounding inputs [R, C] to 8 bits."""
     size: Tensor = scaled.abs().amax(1) * rounding_factor(scaled.shape[1])
     return size
 
 
 def rounding_factor(width: int) -> float:
-    """Half a step for each input, by a row's largest. Kernels that round block by block stay below that."""
+    """The error bound for a row whose largest input is 1: half a step per input. Rounding by block stays below it."""
     return math.sqrt(width) / 254
 
 
@@ -130,7 +130,7 @@ TEXTS, LONGEST = 4, 64
 
 @torch.no_grad()
 def head_inputs(model: GPT2LMHeadModel) -> Tensor:
-    """[R, C] of a few sampled texts, always the same ones."""
+    """Inputs [R, C] of `lm_head` over a few sampled texts, always the same ones."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
     ids, past, inputs = torch.full((TEXTS, 1), start_id(config)), None, []

@@ -1,1 +1,1 @@
-"""The proof that a bundle computes what PyTorch computes; see `verify`."""
+"""Verifies that a bundle computes what PyTorch computes; the entry point is `verify`."""

@@ -1,4 +1,4 @@
-"""The inputs that a bundle is judged on."""
+"""The test inputs on which a bundle is compared with PyTorch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one run is fed: ids [B, S], the mask [B, P+S] over everything so far, positions [B, S]."""
+    """The inputs of one run: ids [B, S], the mask [B, P+S] over past and new ids, positions [B, S]."""
 
     input_ids: Ids
     attention_mask: Ids
@@ -22,7 +22,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Case:
-    """Ids [B, T], fed in chunks of the given lengths."""
+    """Ids [B, T], run in chunks of the given lengths."""
 
     name: str
     input_ids: Ids
@@ -46,7 +46,7 @@ class Case:
 
 
 def make_cases(text_ids: list[int], vocab_size: int, n_positions: int) -> list[Case]:
-    """Cases over the ids of a text, repeated to the length needed, and over random ids."""
+    """Cases over the ids of a text, repeated to the needed length, and over random ids."""
     longest = min(48, n_positions - 1)
     text = np.resize(np.array(text_ids, np.int64), longest)
     random = np.random.default_rng(0).integers(0, vocab_size, longest)
@@ -67,7 +67,7 @@ def single(name: str, ids: Ids, lengths: tuple[int, ...] | None = None) -> Case:
 
 
 def left_padded(ids: Ids, lengths: tuple[int, ...]) -> Case:
-    """Rows of these lengths, padded on their left with id 0."""
+    """Rows of these lengths, padded on the left with id 0."""
     width = max(lengths)
     rows, mask = np.zeros((len(lengths), width), np.int64), np.zeros((len(lengths), width), np.int64)
     for row, length in enumerate(lengths):

@@ -1,7 +1,7 @@
-"""Greedy tokens, held against PyTorch's.
+"""Compares the bundle's greedy tokens with PyTorch's.
 
-The bundle continues each prompt; PyTorch then reads prompt and continuation in one run, which shows what it would
-have said at every position. Up to the first difference that is what its own greedy decoding says.
+The bundle continues each prompt; PyTorch then runs prompt and continuation at once, which gives its choice at every
+position. Up to the first difference, those are the tokens of its own greedy decoding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,10 +33,10 @@ MAX_NEW_TOKENS = 64
 
 @dataclass(frozen=True)
 class Difference:
-    """Where PyTorch would have said something else, and by how little.
+    """A position where PyTorch chooses another token, and by how little.
 
-    `margin` is the distance between PyTorch's two best logits there, in float64; `noise` how far a float32 logit may
-    lie from it: twice the largest error of PyTorch's own float32 at that position.
+    `margin` is the distance between PyTorch's two best logits there, in float64; `noise` is how far a float32 logit may
+    be off: twice the largest error of PyTorch's own float32 at that position.
     """
 
     prompt: int
@@ -59,7 +59,7 @@ def continue_prompt(session: DecodeGraph, prompt_ids: Sequence[int], n_positions
 
 
 def continue_together(session: DecodeGraph, alone: Sequence[Continuation], tokenizer: Tokenizer) -> list[Continuation]:
-    """As many tokens after the same prompts, side by side."""
+    """The same prompts continued by as many tokens, in one batch."""
     generations = [
         Generation(
             continuation.prompt_ids,
@@ -85,7 +85,7 @@ class Suspect:
 
 
 def as_pytorch_has_them(continuations: Sequence[Continuation], differences: Sequence[Difference]) -> list[Continuation]:
-    """Each up to its first difference, if anything is left of it."""
+    """Each continuation up to its first difference, without those that become empty."""
     ends = {difference.prompt: difference.position for difference in differences}
     return [
         Continuation(continuation.prompt_ids, continuation.token_ids[: ends.get(number)])
@@ -95,7 +95,7 @@ def as_pytorch_has_them(continuations: Sequence[Continuation], differences: Sequ
 
 
 def find_suspects(model: GPT2LMHeadModel, continuations: Sequence[Continuation]) -> Iterator[Suspect]:
-    """At most one a continuation, by `model` in float32."""
+    """At most one suspect per continuation, by `model` in float32."""
     for prompt, continuation in enumerate(continuations):
         logits = continuation_logits(model, continuation)
         differing = np.flatnonzero(logits.argmax(axis=1) != np.array(continuation.token_ids))
@@ -104,7 +104,7 @@ def find_suspects(model: GPT2LMHeadModel, continuations: Sequence[Continuation])
 
 
 def judge_suspect(truth: GPT2LMHeadModel, continuation: Continuation, suspect: Suspect) -> Difference:
-    """How close together PyTorch's two best are there in float64."""
+    """The difference at a suspect: how close PyTorch's two best logits are there in float64."""
     logits = continuation_logits(truth, continuation)[suspect.position]
     second, best = np.partition(logits, -2)[-2:]
     noise = 2 * float(np.abs(suspect.float32 - logits).max())

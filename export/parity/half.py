@@ -1,4 +1,4 @@
-"""What float16 may cost: PyTorch's own float16 is the measure, as its float32 is of float32."""
+"""The tolerances of float16: PyTorch's own float16 errors, and how near activations come to overflow."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,15 +14,15 @@ from export.parity.cases import Case
 from export.parity.outputs import Outputs, normwise_error, pytorch_outputs, worst_position_error
 
 LARGEST = float(torch.finfo(torch.float16).max)
-MOST_SHARE = 0.5  # of it that an activation may take: texts that nobody tried may have larger ones
-MOST_COST = 0.002  # of perplexity
-LONGEST = 8  # ids of a case: PyTorch's float16 takes 0.1 s an id here, and errs no more over many of them than over few
+MOST_SHARE = 0.5  # of LARGEST that an activation may take: untried texts may have larger ones
+MOST_COST = 0.002  # relative, of perplexity
+LONGEST = 8  # ids of a case: PyTorch's float16 takes 0.1 s per id here, and its error does not grow with their number
 
 
 def half_noise(
     model: GPT2LMHeadModel, cases: Sequence[Case], truths: Sequence[Outputs]
 ) -> dict[tuple[str, bool], float]:
-    """The largest error of each tensor in float16, and that of its worst single position; `model` becomes float16."""
+    """Each tensor's largest error in float16, whole and at its worst single position; `model` becomes float16."""
     noise: dict[tuple[str, bool], float] = {}
     model = model.half()
     for case, truth in zip(cases, truths, strict=True):
@@ -40,7 +40,7 @@ def half_noise(
 
 @torch.no_grad()
 def largest_activation(model: GPT2LMHeadModel, texts: NDArray[np.int64]) -> float:
-    """What any module of `model`, which is in float32, but for `lm_head` gives at most, over texts [B, S]."""
+    """The largest output of any module of the float32 `model` except `lm_head`, over texts [B, S]."""
     largest = torch.zeros(())
 
     def watch(_: nn.Module, __: object, output: object) -> None:

@@ -1,4 +1,4 @@
-"""The lens, held against PyTorch's `ln_f` and `lm_head` over PyTorch's hidden states."""
+"""Compares the lens graph with PyTorch's `ln_f` and `lm_head` over PyTorch's hidden states."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ from runtime.bundle.bundle import Bundle
 from runtime.graphs.lens import LensGraph
 from runtime.graphs.reference import ReferenceGraph
 
-POSITIONS = 4  # the last ones of a case: all logits of all layers of GPT-2 small are 2.4 MB a position
+POSITIONS = 4  # the last ones of a case: all layers' logits of GPT-2 small are 2.4 MB per position
 Floats = NDArray[Any]
 
 
 class LensStandard(NamedTuple):
-    """A case, and the logits [positions, V] of each layer under it: the truth, and PyTorch's float32."""
+    """A case, and each layer's logits [positions, V] for it: the truth, and PyTorch's float32."""
 
     case: Case
     truth: list[Floats]
@@ -31,10 +31,10 @@ class LensStandard(NamedTuple):
 
 
 def judge_lens(bundle: Bundle, checkpoint: Checkpoint, cases: Sequence[Case], truths: Sequence[Outputs]) -> list[Row]:
-    """A row for each case that is one run over one text, and each layer; `truths` are PyTorch's in float64."""
+    """A row for each layer and each case that is one run over one text; `truths` are PyTorch's in float64."""
     known = [(case, truth) for case, truth in zip(cases, truths, strict=True) if is_one_run(case)]
     standards = measure_lens(checkpoint.load_model(), known)
-    give_back()  # PyTorch's, before the sessions take theirs
+    give_back()  # PyTorch's memory, before the sessions take theirs
     noise = [max(normwise_error(*pair) for pair in layer) for layer in zip(*map(pairs, standards), strict=True)]
     architecture = bundle.manifest.architecture
     reference = ReferenceGraph(bundle.graph_path("reference"), architecture)
@@ -52,7 +52,7 @@ def is_one_run(case: Case) -> bool:
 
 
 def measure_lens(model: GPT2LMHeadModel, known: Sequence[tuple[Case, Outputs]]) -> list[LensStandard]:
-    """`model` is in float32; only its end goes on in float64, as the hidden states are known."""
+    """Logits of each layer in float64 and float32; of the float32 `model` only the end is converted to float64."""
     end = nn.Sequential(model.transformer.ln_f, model.lm_head)
     float32 = [read(end, pytorch_outputs(model, case)) for case, _ in known]
     del model
@@ -67,7 +67,7 @@ def read(end: nn.Module, outputs: Outputs) -> list[Floats]:
 
 
 def layers_of(outputs: Outputs) -> list[Floats]:
-    """The last hidden states [positions, C] of each layer but the last, which is normed already."""
+    """The last hidden states [positions, C] of each layer except the last, which `ln_f` has already normed."""
     names = [name for name in outputs if name.startswith("hidden_states.")][:-1]
     return [np.ascontiguousarray(outputs[name][0, -POSITIONS:]) for name in names]
 

@@ -1,4 +1,4 @@
-"""How likely PyTorch finds the greedy tokens: what any machine can hold its own graphs against, without PyTorch."""
+"""PyTorch's log-probabilities of the greedy tokens, with which any machine can compare its graphs without PyTorch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,9 +17,9 @@ IN_HALF = 2  # continuations: PyTorch's float16 is slow on a CPU
 def judge_likelihoods(
     checkpoint: Checkpoint, continuations: Sequence[Continuation], *, half: bool
 ) -> tuple[Likelihoods, Likelihoods]:
-    """Log-probabilities of the tokens in float64, and how far PyTorch is from them in lower precisions at most.
+    """Log-probabilities of the tokens in float64, and PyTorch's largest errors in lower precisions.
 
-    The second are those of the first continuation in each layer under the lens.
+    The second result is the same for the first continuation in each layer, through the lens.
     """
     short = [Continuation(probe.prompt_ids, probe.token_ids[:LONGEST]) for probe in continuations]
     model = checkpoint.load_model()
@@ -38,20 +38,20 @@ def make_likelihoods(truth: Sequence[Tensor], found: Mapping[str, Sequence[Tenso
 
 
 def as_truth(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
-    """`model` itself in float64. Its attention must not go through float32, as reorder_and_upcast_attn would."""
+    """Convert `model` to float64. Its attention must not pass through float32, as with reorder_and_upcast_attn."""
     for block in model.transformer.h:
         block.attn.reorder_and_upcast_attn = False
     return model.to(torch.float64)
 
 
 def read(model: GPT2LMHeadModel, continuations: Sequence[Continuation]) -> list[Tensor]:
-    """Each continuation's log-probabilities [tokens], summed up in float64."""
+    """Each continuation's log-probabilities [tokens], with the softmax in float64."""
     return [logprobs(model, continuation) for continuation in continuations]
 
 
 @torch.no_grad()
 def read_lens(model: GPT2LMHeadModel, continuations: Sequence[Continuation]) -> list[Tensor]:
-    """The same of each continuation in each layer but the last, whose hidden states are normed already."""
+    """The same for each layer of each continuation except the last layer, whose hidden states are already normed."""
     found = []
     for continuation in continuations:
         ids = torch.tensor([continuation.prompt_ids + continuation.token_ids[:-1]])
@@ -67,10 +67,10 @@ def logprobs(model: GPT2LMHeadModel, continuation: Continuation) -> Tensor:
 
 
 def chosen(logits: Tensor, continuation: Continuation) -> Tensor:
-    """The log-probabilities of a continuation's tokens, of logits [tokens, V]."""
+    """The log-probabilities of a continuation's tokens under logits [tokens, V]."""
     return logits.double().log_softmax(-1).gather(1, torch.tensor(continuation.token_ids)[:, None])[:, 0]
 
 
 def max_difference(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
-    """Over those that `found` has."""
+    """The largest absolute difference, over the continuations in `found`."""
     return max(float((one - other).abs().max()) for one, other in zip(found, truth, strict=False))

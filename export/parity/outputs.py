@@ -1,4 +1,4 @@
-"""One case's outputs, from PyTorch and from the bundle, under the names that the reference graph gives them."""
+"""Runs one case in PyTorch and in the bundle's graphs, with outputs under common names, and measures errors."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ POSITION_AXIS = {"logits": 1, "hidden_states": 1, "attentions": 2}
 
 @torch.no_grad()
 def pytorch_outputs(model: GPT2LMHeadModel, case: Case) -> Outputs:
-    """In the precision of `model`, each chunk fed the cache of the one before."""
+    """PyTorch's outputs in the precision of `model`; each chunk gets the cache of the one before."""
     past, parts, outputs = None, [], {}
     for chunk in case.chunks():
         result = model(
@@ -46,7 +46,7 @@ def named_outputs(result: Any) -> Outputs:
 
 
 def reference_outputs(session: ReferenceGraph, case: Case) -> Outputs:
-    """Each chunk fed the cache of the one before."""
+    """The reference graph's outputs; each chunk gets the cache of the one before."""
     outputs: Outputs = {}
     parts = []
     for chunk in case.chunks():
@@ -56,7 +56,7 @@ def reference_outputs(session: ReferenceGraph, case: Case) -> Outputs:
 
 
 def position_axis(name: str) -> int | None:
-    """The axis of the positions that a run was fed; the cache has none, it is of all positions so far."""
+    """The axis of a run's new positions; the cache has none, as it covers all positions so far."""
     return POSITION_AXIS.get(name.partition(".")[0])
 
 
@@ -65,26 +65,26 @@ def by_position(outputs: Outputs) -> Outputs:
 
 
 def join(parts: list[Outputs], last: Outputs) -> Outputs:
-    """The outputs of consecutive chunks as those of one run, whose cache is that of the last."""
+    """Join the outputs of consecutive chunks into those of one run; the cache is the last chunk's."""
     width = last["present.0.key"].shape[2]
     wide = [{name: full_width(name, array, width) for name, array in part.items()} for part in parts]
     return {**last, **{name: np.concatenate([part[name] for part in wide], position_axis(name)) for name in wide[0]}}
 
 
 def full_width(name: str, array: NDArray[Any], width: int) -> NDArray[Any]:
-    """Attention maps [B, H, S, P+S] of an early chunk, as wide as those of the last."""
+    """Pad attention maps [B, H, S, P+S] of an early chunk to the width of the last chunk's."""
     if not name.startswith("attentions."):
         return array
     return np.pad(array, [(0, 0)] * 3 + [(0, width - array.shape[3])])
 
 
 def decode_outputs(session: DecodeGraph, case: Case) -> Outputs:
-    """What the decode graph returns of a case, in the shapes of `decoded`."""
+    """The decode graph's outputs for a case, in the shapes of `decoded`."""
     return side_by_side(session, case) if case.padded else one_row(session, case)
 
 
 def side_by_side(session: DecodeGraph, case: Case) -> Outputs:
-    """Rows of different lengths, padded on the right but for their last ids, which are a step of their own."""
+    """Run rows of different lengths in a batch: a right-padded prefill, then one step over their last ids."""
     rows = case.rows()
     batch = session.batch(len(rows), case.input_ids.shape[1])
     batch.admit([row[:-1] for row in rows])
@@ -95,7 +95,7 @@ def side_by_side(session: DecodeGraph, case: Case) -> Outputs:
 
 
 def one_row(session: DecodeGraph, case: Case) -> Outputs:
-    """Logits after each chunk [1, chunks, V] and the cache."""
+    """Run one row: logits after each chunk [1, chunks, V], and the cache."""
     logits = []
     with session.sequence(case.input_ids.shape[1]) as sequence:
         for chunk in case.chunks():
@@ -107,10 +107,10 @@ def one_row(session: DecodeGraph, case: Case) -> Outputs:
 
 
 def decoded(outputs: Outputs, case: Case) -> Outputs:
-    """What the decode graph returns of the reference graph's outputs.
+    """The part of the reference graph's outputs that the decode graph returns.
 
-    Logits [1, chunks, V] of one row, or [1, B, V] of the last ids of B rows; of B rows the caches, without padding, one
-    after the other.
+    Logits [1, chunks, V] of one row, or [1, B, V] of the last ids of B rows; the caches of B rows are joined without
+    padding.
     """
     cache = {name: array for name, array in outputs.items() if name.startswith("present.")}
     if not case.padded:
@@ -122,7 +122,7 @@ def decoded(outputs: Outputs, case: Case) -> Outputs:
 
 
 def last_only(name: str, outputs: NDArray[Any]) -> bool:
-    """Whether `outputs` holds a single position of something that is made for each."""
+    """Whether `outputs` has positions, and only one."""
     axis = position_axis(name)
     return axis is not None and outputs.shape[axis] == 1
 
@@ -137,7 +137,7 @@ def worst_position_error(name: str, outputs: NDArray[Any], truth: NDArray[Any]) 
 
 
 def normwise_error(outputs: NDArray[Any], truth: NDArray[Any]) -> float:
-    """‖outputs − truth‖ / ‖truth‖, infinite unless all is finite and of one shape."""
+    """‖outputs − truth‖ / ‖truth‖; infinite unless all outputs are finite and the shapes are equal."""
     if outputs.shape != truth.shape or not np.isfinite(outputs).all():
         return float("inf")
     scale = float(np.linalg.norm(truth))

@@ -1,8 +1,8 @@
-"""Judge a precision: that its graph computes what its weights say, and what those cost.
+"""Judges a quantized precision: its graph's parity with dequantized weights, and its cost in perplexity.
 
-The first is parity as for float32, against the checkpoint with the weights that the codes stand for, in the served
-graph but for `accuracy_level`, so that inputs are not rounded to int8. The second is the perplexity of texts that
-nothing was calibrated by, as the served graphs read them: all at once, and token by token.
+Parity is checked as for float32, against the checkpoint with dequantized weights, in the served graph except for
+`accuracy_level`, so that inputs are not rounded to int8. Perplexity is measured on texts that were not used for
+calibration, as the served graphs read them: all at once, and token by token.
 """
 
 import math
@@ -29,8 +29,8 @@ from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.state import DecodeState
 from runtime.proof.rounded import centred
 
-MOST_ROUNDING = 0.03  # over twice what trained checkpoints were seen to have
-FACTOR = 2.0  # times what rounding costs PyTorch: an untrained checkpoint's logits may be nearly nothing but noise
+MOST_ROUNDING = 0.03  # more than twice what trained checkpoints have shown
+FACTOR = 2.0  # times PyTorch's own error by rounding: an untrained checkpoint's logits may be almost only noise
 FLOAT32_ARITHMETIC = 1  # of MatMulNBits' accuracy_level
 Ids = NDArray[np.int64]
 
@@ -39,9 +39,9 @@ Ids = NDArray[np.int64]
 class Quality:
     """Perplexities of the same texts: PyTorch's in float32, the graphs' reading all at once and token by token.
 
-    `agreement` is the part of the positions where the most likely id is PyTorch's. `rounding` is what comes of rounding
-    inputs: how far the logits read all at once are from PyTorch's with the weights that the codes stand for, relative.
-    `pytorch_rounding` is what PyTorch makes of that.
+    `agreement` is the share of positions where the most likely id is PyTorch's. `rounding` is the error of rounding
+    inputs: the relative distance of logits read all at once from PyTorch's with dequantized weights.
+    `pytorch_rounding` is the same error in PyTorch itself.
     """
 
     precision: str
@@ -55,7 +55,7 @@ class Quality:
 
     @property
     def cost(self) -> float:
-        """The larger of the two, relative to float32."""
+        """The larger of the graphs' two perplexities, relative to float32's, minus 1."""
         return max(self.at_once, self.token_by_token) / self.float32 - 1
 
     @property
@@ -68,7 +68,7 @@ class Quality:
 
     @property
     def problem(self) -> str:
-        """What it fails by, for one line."""
+        """Why it fails, as part of a line."""
         if not self.cost <= self.most_cost:
             return f"perplexity {self.cost:+.2%} over float32's {self.float32:.2f} (at most {self.most_cost:+.1%})"
         return f"logits {self.rounding:.2%} off by rounding (at most {self.most_rounding:.1%})"
@@ -86,7 +86,7 @@ class Quality:
 
 
 def with_weights(model: GPT2LMHeadModel, weights: QuantizedWeights) -> GPT2LMHeadModel:
-    """`model` itself, with what the codes stand for and the tensors beside them."""
+    """Put the dequantized weights and the tensors beside them into `model`."""
     matrices = {name: matrix.dequantized() for name, matrix in weights.matrices.items()}
     as_stored = {name: matrix if name in (WTE, LM_HEAD) else matrix.T for name, matrix in matrices.items()}
     with torch.no_grad():
@@ -97,7 +97,7 @@ def with_weights(model: GPT2LMHeadModel, weights: QuantizedWeights) -> GPT2LMHea
 
 @contextmanager
 def exact_graph(path: Path) -> Iterator[Path]:
-    """Lend the graph at `path` with float32 arithmetic, beside it."""
+    """Lend a copy of the graph at `path`, beside it, with float32 arithmetic."""
     proto = onnx.load(path, load_external_data=False)
     for node in proto.graph.node:
         for attribute in node.attribute:
@@ -121,10 +121,11 @@ def judge_quality(
     most_cost: float,
     integer: bool = False,
 ) -> Quality:
-    """`model` is the checkpoint in float32, and has the codes' weights afterwards, if there are any; `texts` [B, S].
+    """Measure perplexities and rounding over `texts` [B, S].
 
     Args:
-        integer: Whether texts that are read at once go through integer products.
+        model: The checkpoint in float32; afterwards it has the dequantized weights, if there are any.
+        integer: Whether texts read all at once go through integer products.
     """
     loss, expected = read_by_pytorch(model, texts)
     read = [read_text(session, text.tolist()) for text in texts]
@@ -145,7 +146,7 @@ def judge_quality(
 
 @torch.no_grad()
 def read_by_pytorch(model: GPT2LMHeadModel, texts: Ids) -> tuple[float, Ids]:
-    """Of `texts` [B, S]: the mean negative log-probability of an id, and the ids [B, S - 1] that it expects instead."""
+    """The mean negative log-probability of an id in `texts` [B, S], and PyTorch's most likely ids [B, S - 1]."""
     logits = [model(torch.from_numpy(text[None, :-1])).logits[0] for text in texts]
     losses = [cross_entropy(row, torch.from_numpy(text[1:])).item() for row, text in zip(logits, texts, strict=True)]
     return float(np.mean(losses)), torch.stack(logits).argmax(-1).numpy()
@@ -153,7 +154,7 @@ def read_by_pytorch(model: GPT2LMHeadModel, texts: Ids) -> tuple[float, Ids]:
 
 @torch.no_grad()
 def rounding_error(session: DecodeGraph, model: GPT2LMHeadModel, text: Ids) -> float:
-    """Of the logits of a text read all at once, each less its mean, which no probability sees."""
+    """The error of the logits of a text read all at once, centred, as no probability depends on their mean."""
     truth = model(torch.from_numpy(text[None])).logits[0].numpy()
     with session.sequence() as state:
         logits = state.read(text.tolist(), last=len(text)).logits
@@ -162,7 +163,7 @@ def rounding_error(session: DecodeGraph, model: GPT2LMHeadModel, text: Ids) -> f
 
 @torch.no_grad()
 def rounding_by_pytorch(model: GPT2LMHeadModel, weights: QuantizedWeights, texts: Ids, *, integer: bool) -> float:
-    """The same of PyTorch itself, its inputs rounded as the graphs round them."""
+    """The same error in PyTorch itself, with inputs rounded as the graphs round them."""
     found = []
     for text in torch.from_numpy(texts):
         truth = model(text[None]).logits[0]

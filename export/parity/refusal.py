@@ -1,7 +1,7 @@
-"""Which precisions of a bundle fail, why, and the report of what is left without them.
+"""Leaves failed precisions out of a bundle, with the reasons, and reports what remains.
 
-Quality is no matter of right and wrong: a checkpoint may be one that few bits do not suit. So a precision that fails is
-left out of the bundle, and costs the others nothing. float32 is what the others are measured by, and must pass.
+A failed precision is not an error: some checkpoints do not suit few bits. It is left out of the bundle, and the others
+stay. float32, by which the others are measured, must pass.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -15,10 +15,10 @@ FULL = PRECISIONS[0]
 
 
 def settle(report: Report, before: Collection[str] = ()) -> Report:
-    """`report` of all but the precisions that failed, which its `refused` names.
+    """The report without the precisions that failed; its `refused` names them.
 
     Args:
-        before: Precisions of a bundle that will be replaced.
+        before: Precisions of the bundle that will be replaced.
     """
     refused = [*report.refused, *find_refusals(report)]
     refused = [replace(refusal, replaced=refusal.precision in before) for refusal in refused]
@@ -34,7 +34,7 @@ def settle(report: Report, before: Collection[str] = ()) -> Report:
 
 
 def find_refusals(report: Report) -> Iterator[Refusal]:
-    """One for each precision but float32 of which anything failed."""
+    """A refusal for each precision except float32 that failed in any way."""
     known = {refusal.precision for refusal in report.refused}
     for precision in PRECISIONS:
         if precision != FULL and precision not in known and (reasons := list(find_reasons(report, precision))):
@@ -42,7 +42,7 @@ def find_refusals(report: Report) -> Iterator[Refusal]:
 
 
 def find_reasons(report: Report, precision: str) -> Iterator[str]:
-    """Quality first: where that is bad, what the single tensors are off by says less."""
+    """The reasons why a precision fails; quality first, as it tells more than errors of single tensors."""
     for quality in report.qualities:
         if quality.precision == precision and not quality.passed:
             yield quality.problem
@@ -59,7 +59,7 @@ def describe(row: Row) -> str:
 
 
 def refusal_line(report: Report, output: str | Path) -> str:
-    """What was left out of the bundle at `output`, why, and what that has."""
+    """A line that says what was left out of the bundle at `output`, why, and which precisions it has."""
     reasons = "; ".join(f"{refusal.precision} was left out: {refusal.reason}" for refusal in report.refused)
     replaced = listed([refusal.precision for refusal in report.refused if refusal.replaced])
     ends = f", and replaces one that had {replaced}" if replaced else ""
@@ -67,12 +67,12 @@ def refusal_line(report: Report, output: str | Path) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """As in: fp32, int8 and int4."""
+    """Names as a list in words: fp32, int8 and int4."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def failing_lines(report: Report) -> list[str]:
-    """What failed, for whoever watches."""
+    """Everything that failed, one line each."""
     lines = [line for line in report.lines() if line.endswith("FAIL")]
     rows = [row for row in report.worst("graph", "family") if not row.passed]
     return [*lines, *(f"{row.graph}: {describe(row)}: FAIL" for row in rows)]

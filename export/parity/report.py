@@ -1,4 +1,4 @@
-"""The verdict on a bundle: as data for its manifest, as a table for people."""
+"""The parity report of a bundle: as data for its manifest, as a table for people."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,9 +23,10 @@ UNPROVEN = (
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor in one case: its normwise error against float64, and the largest of PyTorch's own in it.
+    """One tensor in one case: its normwise error against float64, and PyTorch's own largest error in that tensor.
 
-    PyTorch's own in float32, in float16 for a float16 graph, and with inputs rounded to int8 for a graph that does so.
+    PyTorch's error is that in float32, in float16 for a float16 graph, or with inputs rounded to int8 for a graph that
+    rounds them.
     """
 
     graph: str
@@ -36,7 +37,7 @@ class Row:
 
     @property
     def share(self) -> float:
-        """The part of what is allowed that the error takes; above 1 it fails."""
+        """The error as a share of what is allowed; above 1 it fails."""
         return self.error / max(FACTOR * self.pytorch_error, FLOOR)
 
     @property
@@ -45,7 +46,7 @@ class Row:
 
     @property
     def precision(self) -> str:
-        """Of the graph, whose name says it but for float32: "decode int8", "prefill int8 rounded"."""
+        """The graph's precision, which its name gives except for float32: "decode int8", "prefill int8 rounded"."""
         return (*self.graph.split(), "fp32")[1]
 
     @property
@@ -65,9 +66,9 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Report:
-    """`differences` are of prompts alone, `together` of the same prompts side by side.
+    """The verdict on a bundle. `differences` are from single prompts, `together` from the same prompts in a batch.
 
-    `refused` are the precisions that the bundle was to have and lacks, as they failed; all else is of what it has.
+    `refused` are the precisions that were asked for and failed; everything else is about those that the bundle has.
     """
 
     rows: tuple[Row, ...]
@@ -105,7 +106,7 @@ class Report:
         return list(groups.values())
 
     def precisions(self) -> list[str]:
-        """Of the bundle."""
+        """The precisions of the bundle."""
         return ["fp32", *(quality.precision for quality in self.qualities)]
 
     def tokens(self) -> int:
@@ -135,7 +136,7 @@ class Report:
         }
 
     def probes(self) -> list[Continuation]:
-        """What can be replayed anywhere."""
+        """The continuations up to their first differences, which any machine can replay."""
         return as_pytorch_has_them(self.continuations, self.differences)
 
     def lines(self) -> list[str]:
@@ -172,7 +173,7 @@ def describe(difference: Difference) -> str:
 
 
 def make_table(report: Report) -> Table:
-    """A line a family of tensors: its worst case, and the error there beside the largest of PyTorch's own."""
+    """A row per family of tensors: its worst case, the error there, and PyTorch's own largest error."""
     title = "Parity with PyTorch float64, relative errors: the worst of each kind; beside them PyTorch's own errors"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for heading in ("graph", "tensor", "worst case"):

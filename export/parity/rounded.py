@@ -1,4 +1,4 @@
-"""What the graphs of int8 and int4 are held against wherever they are served, without PyTorch; see `rounded_proof`."""
+"""Makes the standards by which served int8 and int4 graphs are proved without PyTorch (`runtime.proof.rounded`)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from runtime.graphs.forward import MANY
 from runtime.proof.rounded import LAST, RoundedStandard, centred, errors
 from runtime.proof.sketch import sketch
 
-LENGTH = MANY + 32  # tokens, where a context has as many
+LENGTH = MANY + 32  # tokens, if the context has as many
 
 
 def measure_rounding(
@@ -27,7 +27,7 @@ def measure_rounding(
     precision: str,
     kinds: Sequence[Kind],
 ) -> RoundedStandard:
-    """By `model`, which is in float64 and has the codes' weights, of a text of at most `LENGTH` tokens."""
+    """The standard from `model`, in float64 with dequantized weights, over a text of at most `LENGTH` tokens."""
     ids = list(token_ids[:LENGTH])
     truth = read(model, ids)
     noise = {}
@@ -39,14 +39,14 @@ def measure_rounding(
 
 
 def error_of(rounded: Any, truth: Any) -> float:
-    """Absolute, and no less than float32 may be off, for what rounding leaves as it is."""
+    """The absolute error, at least float32's tolerance, for tensors that rounding does not change."""
     floor = max(FLOOR * float(np.linalg.norm(truth)), LEAST)
     return max(float(np.linalg.norm(rounded - truth)), floor)
 
 
 @torch.no_grad()
 def read(model: GPT2LMHeadModel, token_ids: Sequence[int]) -> dict[str, Any]:
-    """Keys, values, and the last logits less their mean, under the names of `read_text`."""
+    """Keys, values, and the last logits minus their mean, under the names of `read_text`."""
     result = model(torch.tensor([list(token_ids)]), use_cache=True)
     found: dict[str, Any] = {}
     for number, layer in enumerate(result.past_key_values.layers):
@@ -55,7 +55,7 @@ def read(model: GPT2LMHeadModel, token_ids: Sequence[int]) -> dict[str, Any]:
 
 
 def judge_rounded(bundle: Bundle, standard: RoundedStandard) -> Iterator[Row]:
-    """The graphs of a precision as they are served here; errors relative to the norm of the truth."""
+    """Rows for the graphs of a precision as they are served here; errors are relative to the norm of the truth."""
     for kind, noise in standard.pytorch_errors.items():
         for name, error in errors(bundle, standard, kind).items():
             size = float(np.sqrt(np.mean(np.square(standard.sketches[name])))) or 1.0

@@ -1,8 +1,7 @@
-"""What rounding inputs to int8 costs, worked out in PyTorch: the measure of int8 and int4, as float32's own error is
-of float32.
+"""Rounds the inputs of matrix products to int8 in PyTorch, to measure the error that int8 and int4 graphs may have.
 
-The arithmetic is that of the graphs: `MatMulNBits` rounds blocks of a row around zero, each by its largest; integer
-products round whole rows, and what leaves the activation function from its least to its largest.
+The arithmetic is that of the graphs: `MatMulNBits` rounds blocks of a row around zero, each scaled by its largest;
+integer products round whole rows, and the activation function's outputs from their least to their largest.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ LEAST = 1e-30  # a step is never zero
 
 @contextmanager
 def rounded_inputs(model: GPT2LMHeadModel, weights: QuantizedWeights, *, integer: bool) -> Iterator[None]:
-    """Round what every matrix of `model` is given, as the decode graph does, or as `integer` products do."""
+    """Round the inputs of every matrix of `model` as the decode graph does, or as `integer` products do."""
     with ExitStack() as hooks:
         for name, matrix in multiplied(weights).items():
             rounding = find_rounding(name, matrix, integer=integer)
@@ -30,7 +29,7 @@ def rounded_inputs(model: GPT2LMHeadModel, weights: QuantizedWeights, *, integer
 
 
 def multiplied(weights: QuantizedWeights) -> dict[str, QuantizedMatrix]:
-    """By the module's name; `wte` is looked up in, and is `lm_head` too where that has no matrix of its own."""
+    """The multiplied matrices by module name: without look-ups in `wte`, which also is `lm_head` if they are tied."""
     head = weights.matrices.get(LM_HEAD, weights.matrices[WTE])
     blocks = {name: matrix for name, matrix in weights.matrices.items() if name not in (WTE, LM_HEAD)}
     return {name.removesuffix(".weight"): matrix for name, matrix in {**blocks, LM_HEAD: head}.items()}
@@ -47,18 +46,18 @@ def as_hook(rounding: Rounding) -> Callable[[object, tuple[Tensor, ...]], tuple[
 
 
 def by_block(rows: Tensor, block: int) -> Tensor:
-    """[..., K] by blocks of K."""
+    """Round rows [..., K] block by block along K."""
     return by_row(rows.reshape(*rows.shape[:-1], -1, block)).reshape(rows.shape)
 
 
 def by_row(rows: Tensor) -> Tensor:
-    """To 127 steps on either side of zero."""
+    """Round each row to 127 steps on either side of zero."""
     step = (rows.abs().amax(-1, keepdim=True) / 127).clamp(min=LEAST)
     return (rows / step).round() * step
 
 
 def one_sided(rows: Tensor) -> Tensor:
-    """To 255 steps from the least to the largest, zero among them."""
+    """Round each row to 255 steps from its least to its largest, zero among them."""
     low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
     step = ((high - low) / 255).clamp(min=LEAST)
     zero = (-low / step).round()

@@ -1,4 +1,4 @@
-"""Judge a bundle: PyTorch first, then each graph, one after the other so that they never share memory."""
+"""Verifies a bundle: runs PyTorch first, then each graph in turn, so that only one is in memory at a time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,14 +50,14 @@ from runtime.text.tokenizer import Tokenizer
 
 Noise = dict[tuple[str, bool], float]
 Texts = NDArray[np.int64]
-REHEARSED = Placement(on_device=True)  # the state of what is under way is kept as on a device
+REHEARSED = Placement(on_device=True)  # CUDA's code path on the CPU: state stays in device arrays
 
 
 @dataclass(frozen=True)
 class Standard:
-    """What a case is held against: the truth, and how far PyTorch's own float32 is from it.
+    """The standard of a case: the truth, and how far PyTorch's own float32 is from it.
 
-    `noise` is by tensor and by whether it is that of the whole tensor or of its worst single position.
+    `noise` is keyed by tensor, and by whether it is for its worst single position (True) or the whole tensor (False).
     """
 
     case: Case
@@ -67,14 +67,14 @@ class Standard:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A precision of the bundle: how it was made, its weights, and texts [B, S] that it was not calibrated by."""
+    """A precision of the bundle: its recipe, its weights, and texts [B, S] that were not used to calibrate it."""
 
     recipe: Recipe
     weights: QuantizedWeights
     texts: NDArray[np.int64]
 
     def kinds(self, bundle: Bundle) -> list[Kind]:
-        """Of its graphs."""
+        """The kinds of its graphs."""
         return [graph.kind for graph in bundle.manifest.graphs if graph.precision == self.recipe.precision]
 
 
@@ -88,7 +88,7 @@ def verify_bundle(
     """Judge every output tensor and the greedy tokens of `bundle` against its checkpoint in PyTorch.
 
     Args:
-        texts: [B, S], by which float16 is judged, if the bundle has it.
+        texts: [B, S], texts to judge float16 by, if the bundle has it.
     """
     architecture = bundle.manifest.architecture
     tokenizer = Tokenizer(bundle.folder / "tokenizer.json")
@@ -152,13 +152,13 @@ def verify_bundle(
 
 
 def begin(progress: Progress, step: str) -> None:
-    """Say what comes next, the memory of what came before given back."""
+    """Report the next step, after giving back the memory of the last one."""
     give_back()
     progress(step)
 
 
 def measure_pytorch(model: GPT2LMHeadModel, cases: list[Case]) -> list[Standard]:
-    """`model` is in float32, and in float64 afterwards."""
+    """The standards of all cases; `model` is in float32, and in float64 afterwards."""
     float32 = [pytorch_outputs(model, case) for case in cases]
     truth = as_truth(model)
     return [make_standard(case, float32.pop(0), pytorch_outputs(truth, case)) for case in cases]
@@ -185,10 +185,10 @@ def judge_reference(bundle: Bundle, standards: list[Standard], noise: Noise) -> 
 def judge_weights(
     bundle: Bundle, checkpoint: Checkpoint, part: Quantized, cases: list[Case]
 ) -> tuple[list[Row], RoundedStandard]:
-    """The graphs of a precision against PyTorch with its weights: without rounded inputs, and as they are served."""
+    """Compare a precision's graphs with PyTorch with its weights: without rounded inputs, and as they are served."""
     precision, kinds = part.recipe.precision, part.kinds(bundle)
     model = with_weights(checkpoint.load_model(), part.weights)
-    standards = measure_pytorch(model, cases)  # and `model` is in float64
+    standards = measure_pytorch(model, cases)  # `model` is in float64 afterwards
     served = measure_rounding(model, part.weights, part.texts[0].tolist(), precision=precision, kinds=kinds)
     del model
     with exact_graph(bundle.graph_path("decode", precision)) as path:
@@ -198,7 +198,7 @@ def judge_weights(
 
 
 def judge_part(bundle: Bundle, checkpoint: Checkpoint, part: Quantized) -> Quality:
-    """What a precision costs, as it is served."""
+    """The quality of a precision as it is served."""
     return judge_quality(
         open_decode_graph(bundle, precision=part.recipe.precision),
         checkpoint.load_model(),
@@ -213,7 +213,7 @@ def judge_part(bundle: Bundle, checkpoint: Checkpoint, part: Quantized) -> Quali
 def judge_half(
     bundle: Bundle, checkpoint: Checkpoint, standards: list[Standard], texts: Texts
 ) -> tuple[list[Row], Quality, float]:
-    """The float16 graph, as the CPU computes it: against PyTorch's float16, by perplexity, and how near to overflow."""
+    """Judge the float16 graph on the CPU: errors beside PyTorch's float16, perplexity, and the largest activation."""
     cases, truths = [standard.case for standard in standards], [standard.truth for standard in standards]
     noise = half_noise(checkpoint.load_model(), cases, truths)
     session = open_decode_graph(bundle, precision=HALF)
@@ -224,7 +224,7 @@ def judge_half(
 
 
 def judge_decode(graph: str, session: DecodeGraph, standards: list[Standard], noise: Noise) -> list[Row]:
-    """All cases; the decode graph knows the rows of the padded one by their lengths, not by a mask."""
+    """Rows for all cases; for the padded one, the decode graph gets the rows' lengths instead of a mask."""
     return [
         row
         for standard in standards
@@ -239,18 +239,18 @@ def judge_decode(graph: str, session: DecodeGraph, standards: list[Standard], no
 
 
 def largest_noise(standards: list[Standard]) -> Noise:
-    """Of each tensor over all cases.
+    """The largest noise of each tensor over all cases.
 
-    The error of one tensor is one draw of a random size, and the smaller the tensor, the wider the draws: over twelve
-    texts the last logits of PyTorch's eager and SDPA attention, equal in principle, had errors in ratios from 0.7 to
-    1.5. A draw that happens to be small would condemn whatever is held against it.
+    A tensor's error in one case is a random draw, and the smaller the tensor, the wider the spread: over twelve texts,
+    the last logits of PyTorch's eager and SDPA attention, equal in principle, had errors in ratios from 0.7 to 1.5. A
+    draw that happens to be small would fail any graph compared with it.
     """
     keys = standards[0].noise
     return {key: max(standard.noise[key] for standard in standards) for key in keys}
 
 
 def compare(graph: str, standard: Standard, outputs: Outputs, truth: Outputs, noise: Noise) -> Iterator[Row]:
-    """A row for each tensor of the truth; one that the graph lacks is a KeyError."""
+    """A row for each tensor of the truth; KeyError if the graph lacks one."""
     for name, true in truth.items():
         error = normwise_error(outputs[name], true)
         yield Row(graph, name, standard.case.name, error, noise[name, last_only(name, true)])
@@ -259,12 +259,12 @@ def compare(graph: str, standard: Standard, outputs: Outputs, truth: Outputs, no
 def judge_together(
     checkpoint: Checkpoint, alone: list[Continuation], together: list[Continuation]
 ) -> tuple[Difference, ...]:
-    """What prompts side by side get that is neither what they get alone nor what PyTorch says."""
+    """Where a batch differs from PyTorch; not checked if it gives the same tokens as single prompts."""
     return () if together == alone else judge_greedy(checkpoint, together)
 
 
 def judge_greedy(checkpoint: Checkpoint, continuations: list[Continuation]) -> tuple[Difference, ...]:
-    """What differs from PyTorch's float32 choice; float64 is asked only if anything does."""
+    """The differences from PyTorch's float32 choice; float64 runs only if there are any."""
     model = checkpoint.load_model()
     suspects = list(find_suspects(model, continuations))
     truth = as_truth(model) if suspects else model

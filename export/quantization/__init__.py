@@ -1,1 +1,1 @@
-"""Weights in fewer bits: which codes stand for them, and what the codes cost."""
+"""Quantizes a checkpoint's weights to int8 and int4: calibration texts, SmoothQuant, GPTQ, codes and scales."""

@@ -1,7 +1,7 @@
-"""SmoothQuant (Xiao et al. 2022, arXiv:2211.10438): a norm gives less where it gives most, weights make up for it.
+"""SmoothQuant (Xiao et al. 2022, arXiv:2211.10438): shrinks large channels in a norm and scales up their weights.
 
-A row of inputs is rounded with one step, so that one large channel costs all the others their digits. Dividing a
-channel in the norm and multiplying its weights changes nothing but that.
+A row of inputs is rounded with one step size, so one large channel costs all others their precision. Dividing a channel
+in the norm and multiplying its weights by the same factor changes only that.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ LEAST = 1e-5
 
 
 def balance(block: nn.Module, hidden: Sequence[Tensor]) -> None:
-    """Balance a block by what it is given, [B, S, C] each; what it computes stays the same."""
+    """Balance a block for its inputs, [B, S, C] each; what it computes stays the same."""
     largest = {name: torch.zeros(()) for name in NORMED.values()}
 
     def see(name: str, rows: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Texts to measure a quantization by: the model's own, so that any checkpoint has some and none need to be shipped."""
+"""Samples calibration texts from the model itself, so that every checkpoint has some and none need to be shipped."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from runtime.text.sampling import Sampler
 
 TEXTS = 20
 LONGEST = 256
-CALIBRATION = 16  # of the texts; the others judge what came of it
+CALIBRATION = 16  # of the texts; the others judge the result
 
 
 def own_texts(checkpoint: Checkpoint, path: Path, progress: Progress) -> NDArray[np.int64]:
@@ -32,7 +32,7 @@ def sample_texts(
 ) -> NDArray[np.int64]:
     """Texts [TEXTS, length], each drawn from the model's own distribution after `start_id`, always the same ones.
 
-    `progress` is told how many tokens of each there are, time and again.
+    `progress` is called repeatedly with the number of tokens in each text.
     """
     batch = session.batch(TEXTS)
     samplers = [Sampler(Settings(temperature=1.0, seed=seed), ()) for seed in range(TEXTS)]

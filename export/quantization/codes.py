@@ -1,7 +1,7 @@
-"""A matrix as small integers and scales, in the layout of ONNX Runtime's MatMulNBits and GatherBlockQuantized.
+"""Quantized matrices: integer codes and scales, in the layout of ONNX Runtime's MatMulNBits and GatherBlockQuantized.
 
-Documented in its ContribOperators.md: a weight is (code - 2^(bits - 1)) * scale; a scale is shared by the `block`
-weights of one output that lie next to each other along the input; two 4-bit codes make a byte, the lower first.
+Its ContribOperators.md documents it: a weight is (code - 2^(bits - 1)) * scale; `block` adjacent weights of one output,
+along the input, share a scale; two 4-bit codes make a byte, the lower first.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-LEAST_BLOCK, MOST_BLOCK = 16, 128  # of the kernels
-SHRINK = torch.linspace(0.7, 1.1, 33)  # tried for each scale, relative to that which just covers the block
+LEAST_BLOCK, MOST_BLOCK = 16, 128  # the kernels' limits
+SHRINK = torch.linspace(0.7, 1.1, 33)  # factors tried for each scale, relative to the one that just covers the block
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class QuantizedMatrix:
 
     @property
     def kernel_block(self) -> int:
-        """What the kernels are told, whose blocks are powers of two: where an output has one scale, it is repeated."""
+        """The block size for the kernels, a power of two: if an output has one scale, it is repeated."""
         return largest_block(self.block, MOST_BLOCK)
 
     def kernel_scales(self) -> NDArray[np.float32]:
-        """[N, K / kernel_block]"""
+        """The scales [N, K / kernel_block], repeated for the kernels' blocks."""
         return np.repeat(self.scales, self.block // self.kernel_block, axis=1)
 
     def output_sums(self) -> NDArray[np.float32]:
@@ -51,13 +51,13 @@ class QuantizedMatrix:
         return torch.from_numpy(values * np.repeat(self.scales, self.block, axis=1))
 
     def packed(self) -> NDArray[np.uint8]:
-        """Codes [N, K * bits / 8]."""
+        """The codes as bytes [N, K * bits / 8]."""
         return self.codes if self.bits == 8 else self.codes[:, 0::2] | self.codes[:, 1::2] << np.uint8(4)
 
 
 @dataclass(frozen=True)
 class QuantizedWeights:
-    """A whole model, by the checkpoint's names: matrices as codes, and everything else in float32."""
+    """A whole model by the checkpoint's names: matrices as codes, all other tensors in float32."""
 
     matrices: dict[str, QuantizedMatrix]
     tensors: dict[str, torch.Tensor]
@@ -71,7 +71,7 @@ def largest_block(inputs: int, most: int) -> int:
 def fit_scales(weights: torch.Tensor, bits: int) -> torch.Tensor:
     """The scale [..., 1] of each block [..., block] that leaves the smallest squared error.
 
-    A block's largest weight may get the one code more that the negative side has, so that a scale may be negative.
+    A block's largest weight may get the extra code of the negative side, so a scale may be negative.
     """
     largest = weights.gather(-1, weights.abs().argmax(-1, keepdim=True))
     covering = -largest / 2 ** (bits - 1)
@@ -93,6 +93,6 @@ def round_to_codes(weights: torch.Tensor, scales: torch.Tensor, bits: int) -> to
 
 
 def as_quantized(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> QuantizedMatrix:
-    """From signed codes [N, K] and scales [N, K / block]."""
+    """A QuantizedMatrix from signed codes [N, K] and scales [N, K / block]."""
     unsigned = (codes + 2 ** (bits - 1)).to(torch.uint8)
     return QuantizedMatrix(unsigned.numpy(), scales.float().numpy(), bits)

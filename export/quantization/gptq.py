@@ -1,20 +1,20 @@
-"""GPTQ (Frantar et al. 2022, arXiv:2210.17323): what rounding a weight breaks, those not yet rounded make good."""
+"""GPTQ (Frantar et al. 2022, arXiv:2210.17323): later weights compensate for the rounding errors of earlier ones."""
 
 import torch
 
 from export.quantization.codes import QuantizedMatrix, as_quantized, fit_scales, round_to_codes
 
-ROWS, COLUMNS = 4096, 64  # at a time, so that what is updated stays in the cache
+ROWS, COLUMNS = 4096, 64  # at a time, so that the updated part stays in the processor's cache
 
 
 def gptq(weights: torch.Tensor, gram: torch.Tensor, *, bits: int, block: int, damping: float) -> QuantizedMatrix:
-    """Codes for a matrix, by the inputs it will see.
+    """Codes for a matrix, fitted to the inputs it will get.
 
     Args:
-        weights: [N, K], a row an output.
+        weights: [N, K], one row per output.
         gram: [K, K], the sum of x^T x over those inputs.
-        bits, block: Of the codes, and weights a scale.
-        damping: Part of the mean diagonal that is added to it; the more, the nearer to plain rounding.
+        bits, block: Bits per code, and weights per scale.
+        damping: The share of the mean diagonal to add to the diagonal; more is nearer to plain rounding.
     """
     updates = inverse_factor(gram, damping)
     parts = [quantize_rows(rows.clone(), updates, bits, block) for rows in torch.split(weights.double(), ROWS)]
@@ -23,7 +23,7 @@ def gptq(weights: torch.Tensor, gram: torch.Tensor, *, bits: int, block: int, da
 
 
 def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
-    """The upper Cholesky factor [K, K] of the damped inverse, whose row k says how to make good what k breaks."""
+    """The upper Cholesky factor [K, K] of the damped inverse; row k says how to compensate for errors in column k."""
     gram = gram.double().clone()
     diagonal = gram.diagonal()
     diagonal += damping * diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
@@ -35,7 +35,7 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
 def quantize_rows(
     weights: torch.Tensor, updates: torch.Tensor, bits: int, block: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(signed codes [n, K], scales [n, K / block]) of some rows, which are used up."""
+    """(signed codes [n, K], scales [n, K / block]) of some rows, which are overwritten."""
     codes, scales = torch.empty_like(weights), []
     for first in range(0, weights.shape[1], block):
         scale = fit_scales(weights[:, first : first + block].float(), bits).double()
@@ -52,7 +52,7 @@ def quantize_rows(
 def quantize_columns(
     weights: torch.Tensor, updates: torch.Tensor, scales: torch.Tensor, bits: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(signed codes, errors) of neighbouring columns [n, k], which are used up; `updates` is [k, k]."""
+    """(signed codes, errors) of adjacent columns [n, k], which are overwritten; `updates` is [k, k]."""
     codes, errors = torch.empty_like(weights), torch.empty_like(weights)
     for column in range(weights.shape[1]):
         factors = updates[column, column:]

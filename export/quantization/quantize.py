@@ -1,4 +1,4 @@
-"""Block by block, each by the inputs that it gets from the blocks quantized before it."""
+"""Quantizes a model block by block, each with the inputs that it gets from the quantized blocks before it."""
 
 from collections.abc import Callable, Collection
 
@@ -18,12 +18,12 @@ from export.quantization.gptq import gptq
 from export.quantization.recipe import DAMPING, Recipe
 from export.quantization.watching import watching
 
-MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # of a block, each a Conv1D
+MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # those of a block, each a Conv1D
 CHUNK = 4  # texts in one run
 
 
 def check_quantizable(checkpoint: Checkpoint, recipes: Collection[Recipe]) -> None:
-    """ExportError unless every matrix has as many inputs as a block of the kernels must have, or a multiple."""
+    """Raise ExportError unless every matrix's number of inputs is a multiple of the kernels' smallest block."""
     config = checkpoint.config
     for name, size in (("n_embd", config.n_embd), ("n_inner", inner_size(config))):
         if recipes and size % LEAST_BLOCK:
@@ -34,7 +34,7 @@ def check_quantizable(checkpoint: Checkpoint, recipes: Collection[Recipe]) -> No
 def quantize_checkpoint(
     checkpoint: Checkpoint, texts: NDArray[np.int64], recipe: Recipe, progress: Progress
 ) -> QuantizedWeights:
-    """The weights of a checkpoint in a precision."""
+    """Quantize the weights of a checkpoint by a recipe."""
     layers = checkpoint.config.n_layer
     progress("the embedding")
     model = checkpoint.load_model()
@@ -47,12 +47,12 @@ def quantize_checkpoint(
 def quantize(
     model: GPT2LMHeadModel, texts: Tensor, recipe: Recipe, progress: Callable[[int], object]
 ) -> dict[str, QuantizedMatrix]:
-    """Codes for every matrix, by the checkpoint's names; `model` is left with the weights that they stand for.
+    """Codes for every matrix, by the checkpoint's names; `model` is left with the dequantized weights.
 
     Args:
-        model: In float32.
-        texts: Ids [B, S] to calibrate by.
-        progress: Told how many blocks are done.
+        model: The model in float32.
+        texts: Ids [B, S] to calibrate with.
+        progress: Called with the number of blocks done.
     """
     matrices = quantize_embedding(model, texts, recipe)
     hidden = [embed(model, part) for part in torch.split(texts, CHUNK)]
@@ -70,13 +70,13 @@ def quantize(
 
 
 def quantize_matrix(weights: Tensor, gram: Tensor, bits: int, block: int | None) -> QuantizedMatrix:
-    """Of weights [N, K]."""
+    """Quantize weights [N, K] with GPTQ."""
     inputs = weights.shape[1]
     return gptq(weights, gram, bits=bits, block=largest_block(inputs, block) if block else inputs, damping=DAMPING)
 
 
 def embed(model: GPT2LMHeadModel, ids: Tensor) -> Tensor:
-    """What the first block is given [B, S, C]."""
+    """The inputs [B, S, C] of the first block."""
     transformer = model.transformer
     hidden: Tensor = transformer.wte(ids) + transformer.wpe(torch.arange(ids.shape[1]))
     return hidden
@@ -96,7 +96,7 @@ def input_grams(block: nn.Module, hidden: list[Tensor]) -> dict[str, Tensor]:
 
 
 def quantize_embedding(model: GPT2LMHeadModel, texts: Tensor, recipe: Recipe) -> dict[str, QuantizedMatrix]:
-    """`wte` and, if that is another matrix, `lm_head`."""
+    """Quantize `wte` and, if it is not tied, `lm_head`."""
     gram = head_gram(model, texts)
     matrices = {}
     for name in embedding_names(model):
@@ -107,7 +107,7 @@ def quantize_embedding(model: GPT2LMHeadModel, texts: Tensor, recipe: Recipe) ->
 
 
 def head_gram(model: GPT2LMHeadModel, texts: Tensor) -> Tensor:
-    """The sum of x^T x [C, C] over what `lm_head` is given."""
+    """The sum of x^T x [C, C] over the inputs of `lm_head`."""
     grams: list[Tensor] = []
     with watching({"head": model.lm_head}, lambda _, rows: grams.append(rows.T @ rows)):
         for part in torch.split(texts, CHUNK):
@@ -120,6 +120,6 @@ def embedding_names(model: GPT2LMHeadModel) -> list[str]:
 
 
 def embedding_gram(model: GPT2LMHeadModel, name: str, gram: Tensor) -> Tensor:
-    """Of a matrix that is multiplied, what it is multiplied with; of one that is looked up in, every weight alike."""
+    """The gram matrix of `lm_head`'s inputs; the identity for a `wte` that is only looked up, as all weights count."""
     looked_up = name == WTE and not model.config.tie_word_embeddings
     return torch.eye(model.config.n_embd) if looked_up else gram

@@ -1,4 +1,4 @@
-"""What int8 and int4 mean here. The figures that decided are in docs/precisions.md."""
+"""The recipes of int8 and int4: bits, block sizes and allowed cost; docs/precisions.md has the measurements."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from export.errors import ExportError
 
 @dataclass(frozen=True)
 class Recipe:
-    """Of one precision.
+    """How one precision is made.
 
     Attributes:
-        bits: Of the matrices in the blocks.
-        block: Weights a scale, at most; None is all the weights of an output.
-        embedding_bits: Of `wte`, which is `lm_head` too.
-        embedding_block: Weights a scale there.
-        most_cost: What it may cost of perplexity, relative to float32, before an export fails.
+        bits: Bits per code of the matrices in the blocks.
+        block: The most weights per scale; None means one scale per output.
+        embedding_bits: Bits per code of `wte` and `lm_head`.
+        embedding_block: The most weights per scale there.
+        most_cost: The increase of perplexity, relative to float32, above which the precision is left out.
     """
 
     precision: str
@@ -27,7 +27,7 @@ class Recipe:
 
     @property
     def integer_prefill(self) -> bool:
-        """Whether many tokens at a time go through integer products, which know one scale an output, and int8."""
+        """Whether the prefill uses integer products, which need int8 and one scale per output."""
         return self.bits == 8 and self.block is None
 
 
@@ -41,7 +41,7 @@ PRECISIONS = ("fp32", HALF, *RECIPES)
 
 
 def check_precisions(precisions: str | Collection[str]) -> list[str]:
-    """One precision or several as a list; ExportError for one that is unknown."""
+    """One precision or several, as a list; ExportError for an unknown one."""
     asked = [precisions] if isinstance(precisions, str) else list(precisions)
     for precision in asked:
         if precision not in PRECISIONS:
@@ -50,5 +50,5 @@ def check_precisions(precisions: str | Collection[str]) -> list[str]:
 
 
 def find_recipes(precisions: Collection[str]) -> list[Recipe]:
-    """Of the quantized ones among precisions, in our order."""
+    """The recipes of the quantized precisions among `precisions`, in the order of RECIPES."""
     return [recipe for recipe in RECIPES.values() if recipe.precision in precisions]

@@ -1,4 +1,4 @@
-"""What the matrices of a model are given."""
+"""Hooks that show the inputs of a model's modules while it runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def watching(modules: dict[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Let `see` the rows [R, K] that each module is given."""
+    """During the block, call `see` with the name and the input rows [R, K] of each module that runs."""
 
     def hook(name: str) -> Callable[..., None]:
         return lambda _, inputs: see(name, inputs[0].flatten(0, -2))

@@ -39,7 +39,7 @@ class Loading:
 
     @property
     def precisions(self) -> list[str]:
-        """Those whose weights it reads."""
+        """The precisions whose weights are read."""
         return [each for each in (self.precision, self.draft) if each]
 
     def make(self) -> Parts:
