@@ -56,10 +56,10 @@ def clear(stage: Path, output: Path, say: Say) -> None:
                 return
             size = size_of(stage)
             if put_back(stage, output) and (output / NAME).exists():
-                say(f"put back {output}, which an export that was killed was replacing")
+                say(f"put back {output}, which a killed export was replacing")
             if stage.exists():
                 shutil.rmtree(stage)
-                say(f"removed {stage.name}, {size}, left by an export that was killed")
+                say(f"removed {stage.name}, {size}, left by a killed export")
     except FileNotFoundError:  # another export removed it first
         return
     except OSError as error:

@@ -63,7 +63,7 @@ def write_half_graph(checkpoint: Checkpoint, folder: Path) -> Graph:
     model = checkpoint.load_model()
     largest = max(tensor.abs().max().item() for tensor in model.parameters())
     if largest > torch.finfo(torch.float16).max:
-        raise ParityError(f"it holds weights up to 65,504, and the largest here is {largest:,.0f}")
+        raise ParityError(f"it holds weights up to 65,504, but the largest here is {largest:,.0f}")
     stored = write_weights(model.half().state_dict(), folder / f"{DECODE_HALF.path}_data")
     write_graph(HalfGraph(checkpoint.config, FloatLinear()), stored, folder / DECODE_HALF.path)
     return DECODE_HALF

@@ -57,7 +57,7 @@ def open_adapter(name: str, revision: str, folder: Path) -> Adapter:
     staging = StagingFolder(folder, name)
     given = staging.read_json(CONFIG)
     if given is None:
-        raise ExportError(f"{name} is no adapter: it has no {CONFIG}")
+        raise ExportError(f"{name} is not an adapter: it has no {CONFIG}")
     settings = checked(name, given)
     staging.write_json(CONFIG, settings)
     files = staging.add(next(([weights] for weights in WEIGHTS if staging.has(weights)), []))

@@ -43,10 +43,10 @@ def find_source(name: str, *, revision: str | None = None) -> Source:
     path = Path(name).expanduser()
     if path.is_dir():
         if revision:
-            raise ExportError(f"revision {revision} needs a Hub id, and {name} is a folder")
+            raise ExportError(f"revision {revision} needs a Hub id, but {name} is a folder")
         return Source(path.resolve().name, "", path.resolve())
     if not HUB_ID.fullmatch(name):
-        raise ExportError(f"no folder at {name}, and it is no Hub id such as gpt2 or openai-community/gpt2-medium")
+        raise ExportError(f"no folder at {name}, and it is not a Hub id such as gpt2 or openai-community/gpt2-medium")
     folder = download(name, revision)
     return Source(name, folder.name, folder)
 

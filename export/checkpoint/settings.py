@@ -104,7 +104,7 @@ def check_ids(name: str, config: GPT2Config, generation: dict[str, Any]) -> Iter
             raise ExportError(
                 f"{name}: {field} must be an id from 0 to {config.vocab_size - 1:,}, as wte has rows, got {stray[0]!r}"
             )
-        yield f"its {field}, {stray[0]!r}, has no row in wte ({config.vocab_size:,} rows) and is never met"
+        yield f"its {field}, {stray[0]!r}, has no row in wte ({config.vocab_size:,} rows) and is never used"
 
 
 def strays(value: object, config: GPT2Config) -> list[object]:

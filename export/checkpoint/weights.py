@@ -45,9 +45,9 @@ def shards(staging: StagingFolder, name: str) -> list[str]:
     kind = SAFETENSORS[0] if name in SAFETENSORS else PICKLES[0]
     for shard in found:
         if Path(shard).suffix != Path(kind).suffix:
-            raise ExportError(f"{staging.name}: {name} names {shard!r}, which is no {Path(kind).suffix} file")
+            raise ExportError(f"{staging.name}: {name} names {shard!r}, which is not a {Path(kind).suffix} file")
         if not staging.has(plain_name(shard, staging.name)):
-            raise ExportError(f"{staging.name}: {name} names {shard}, which is not there; download it again")
+            raise ExportError(f"{staging.name}: {name} names {shard}, which is missing; download it again")
     return found
 
 
@@ -99,7 +99,7 @@ def check_weights(name: str, config: GPT2Config, paths: Iterable[Path]) -> list[
             unknown.append(given)
     check_names(name, config, missing=expected.keys() - seen, unknown=unknown)
     return (
-        [f"{len(unknown)} tensors that GPT-2 has not left out of its weights, {unknown[0]} among them"]
+        [f"{len(unknown)} tensors of its weights left out as unknown to GPT-2, {unknown[0]} among them"]
         if unknown
         else []
     )
@@ -123,7 +123,7 @@ def check_tensor(what: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> 
         raise ExportError(f"{what} has the shape {list(found)}, and by its config.json {list(expected)}{hint}")
     if tensor.dtype not in DTYPES:
         read = ", ".join(map(dtype_name, DTYPES))
-        raise ExportError(f"{what} is {dtype_name(tensor.dtype)}; what can be read is {read}")
+        raise ExportError(f"{what} is {dtype_name(tensor.dtype)}; readable dtypes are {read}")
     check_finite(what, tensor)
 
 

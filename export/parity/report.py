@@ -17,7 +17,7 @@ FACTOR = 2.0
 FLOOR = 1e-6
 UNPROVEN = (
     "CUDA: unproven so far; all this was computed by the CPU provider, which keeps float32 between float16 nodes. "
-    "Where there is a card: python -m runtime verify --model DIR --device cuda"
+    "On a machine with a card: python -m runtime verify --model DIR --device cuda"
 )
 
 

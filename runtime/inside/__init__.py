@@ -1,1 +1,1 @@
-"""What a model computes of a text, and the pictures of it."""
+"""Inspects what a model computes for a text: outputs, logit lens, parameter counts, plots and an HTML page."""

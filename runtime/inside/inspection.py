@@ -1,4 +1,4 @@
-"""What the model computed of a text: pieces of text, logits, hidden states and attention maps, as arrays."""
+"""Inspection: the tokens, logits, hidden states and attention maps of a text, as arrays."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ OUTPUTS = ("logits", "hidden_states", "attentions")
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Inspection:
-    """A text of S tokens as the model saw it. Arrays that were not asked for are empty.
+    """What the model computed for a text of S tokens. Arrays that were not asked for are empty.
 
     Attributes:
         tokens: The text of each id; bytes that make no character by themselves as \\xNN. Joined, they are the text
-            where every character is one token's.
+            if no character spans several tokens.
         token_ids: The ids.
         logits: [S, V]
-        hidden_states: [L + 1, S, C], of the embedding and of each block; the last one's is normed by `ln_f`.
-        attentions: [layers, H, S, S], of each query (row) over the keys (columns).
-        layers: Which layers' attentions those are.
+        hidden_states: [L + 1, S, C], of the embedding and of each block; the last one is normed by `ln_f`.
+        attentions: [layers, H, S, S], the weights of each query (row) over the keys (columns).
+        layers: The layers of `attentions`.
     """
 
     tokens: tuple[str, ...]
@@ -49,7 +49,7 @@ class Inspection:
         """One head's map [S, S].
 
         Raises:
-            ValueError: A layer or head that is not there, or was not asked for.
+            ValueError: A layer or head that does not exist, or was not asked for.
         """
         layer = check_count("layer", layer, least=0)
         if layer not in self.layers:
@@ -78,7 +78,7 @@ class Inspection:
 
         Raises:
             ImportError: matplotlib, the extra `plot`, is not installed.
-            ValueError: A layer or head that is not there, or attentions were not asked for.
+            ValueError: A layer or head that does not exist, or attentions were not asked for.
         """
         from runtime.inside import plots
 
@@ -111,7 +111,7 @@ def inspect_ids(
     outputs: Sequence[str],
     layers: Sequence[int],
 ) -> Inspection:
-    """Run the reference graph over ids, fetching what is wanted."""
+    """Run the reference graph over ids and fetch the outputs wanted."""
     length = len(token_ids)
     logits = np.zeros((length if "logits" in outputs else 0, architecture.vocab_size), np.float32)
     n_states = architecture.n_layer + 1 if "hidden_states" in outputs else 0
@@ -134,7 +134,7 @@ def inspect_ids(
 
 
 def check_outputs(value: object) -> tuple[str, ...]:
-    """Some of `OUTPUTS`, at least one."""
+    """`value` as a tuple of at least one of `OUTPUTS`."""
     wanted = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     for name in wanted or ("none",):
         if name not in OUTPUTS:
@@ -143,7 +143,7 @@ def check_outputs(value: object) -> tuple[str, ...]:
 
 
 def check_layers(value: Iterable[object] | int | None, n_layer: int) -> tuple[int, ...]:
-    """Numbers of layers, each once, in the order given; by default all."""
+    """`value` as layer numbers, each once, in the order given; by default all."""
     if value is None:
         return tuple(range(n_layer))
     asked = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]

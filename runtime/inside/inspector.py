@@ -1,4 +1,4 @@
-"""Who looks inside: the sessions that inspecting needs, made when they are first asked for."""
+"""Inspector: opens the reference and lens sessions on first use, and inspects texts with them."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ Texts = list[str] | tuple[str, ...]
 
 
 class Inspector:
-    """One bundle's.
+    """Inspects texts with the reference and lens graphs of one bundle.
 
     Args:
-        hash_weights: Whether to check the weights' SHA-256 first, because nobody has.
+        hash_weights: Whether to check the weights' SHA-256 first, if that has not been done.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Inspector:
         return self._session("lens", LensGraph)
 
     def _session(self, kind: Kind, make: Callable[..., T]) -> T:
-        """The only one of its kind."""
+        """The session of a graph, made on first use."""
         with self._making:
             if kind not in self._sessions:
                 path = self._bundle.folder / self._bundle.manifest.graph(kind).path
@@ -76,13 +76,13 @@ class Inspector:
             return found
 
     def _check(self, weights: set[str]) -> None:
-        """The hashes of a graph's weights, if nobody has. All of these graphs have the same file."""
+        """Check the hashes of a graph's weights once. Both graphs share one weights file."""
         if self._unhashed:
             check_hashes(self._bundle, weights)
             self._unhashed = False
 
     def _each(self, text: str | Texts, look: Callable[[list[int]], T]) -> T | list[T]:
-        """One of a text, a list of a list; every text is checked before the first is looked at."""
+        """One result for a text, a list for a list; all texts are checked before the first is run."""
         if isinstance(text, list | tuple):
             named = [(each, f"text[{number}]") for number, each in enumerate(check_prompts(text, "text"))]
             return [look(ids) for ids in [self._prompting.encode_whole(*pair) for pair in named]]

@@ -1,4 +1,4 @@
-"""The logit lens: what each layer would have said."""
+"""Lens: the logit lens, what each layer's hidden states predict after each token."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 class Lens:
     """A text of S tokens, and what each layer's hidden state would predict after each of them.
 
-    Layer 0 is the embedding, layer L the model's own output. The final answer is what the model itself finds
-    likeliest.
+    Layer 0 is the embedding, layer L the model's own output. The final answer is the model's own likeliest token.
 
     Attributes:
         tokens: The text of each id, as in an `Inspection`.
         token_ids: The ids.
         top_ids: [L + 1, S, k], the likeliest ids, the likeliest first.
-        probabilities: [L + 1, S, k], theirs.
+        probabilities: [L + 1, S, k], their probabilities.
         answers: [S], the ids of the final answers.
-        ranks: [L + 1, S], those of the final answers in each layer, from 1.
-        answer_probabilities: [L + 1, S], theirs.
+        ranks: [L + 1, S], the ranks of the final answers in each layer, from 1.
+        answer_probabilities: [L + 1, S], the probabilities of the final answers in each layer.
     """
 
     tokens: tuple[str, ...]
@@ -60,8 +59,8 @@ class Lens:
         return [NextToken(self.pieces.piece(token), token, probability) for token, probability in pairs]
 
     def plot(self) -> "Figure":
-        """The likeliest token of each layer after each position, coloured by its probability; marked where it is the
-        final answer already. A matplotlib figure, neither shown nor saved.
+        """The likeliest token of each layer after each position, coloured by its probability, marked if it is already
+        the final answer. A matplotlib figure, neither shown nor saved.
 
         Raises:
             ImportError: matplotlib, the extra `plot`, is not installed.
@@ -81,10 +80,10 @@ def lens_ids(
     k: int,
     progress: Callable[[int], object],
 ) -> Lens:
-    """Look through the lens at ids; `progress` hears of each layer."""
+    """Apply the lens to ids; `progress` is called after each layer."""
     length = len(token_ids)
     logits = np.zeros((length, architecture.vocab_size), np.float32)
-    states = np.zeros((architecture.n_layer, length, architecture.n_embd), np.float32)  # the last one is normed already
+    states = np.zeros((architecture.n_layer, length, architecture.n_embd), np.float32)  # the last one is already normed
     arrays = {f"hidden_states.{layer}": state for layer, state in enumerate(states)}
     reference.read(token_ids, {"logits": logits, **arrays})
     answers: NDArray[np.int64] = logits.argmax(axis=1)

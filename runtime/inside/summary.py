@@ -1,4 +1,4 @@
-"""Every parameter of a model, counted by module: a matter of its architecture alone."""
+"""Summary: a model's parameters counted by module, from its architecture alone."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ NAMES = 22  # the width of the first column
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a model is made of; `str()` gives it as a table.
+    """A model's sizes and parameter counts; `str()` gives them as a table.
 
     Attributes:
         architecture: Its sizes, under the names of config.json.
-        parameters: Of each module that has any of its own, by PyTorch's name, in PyTorch's order. A tied `lm_head`
-            has none: its weights are those of `wte`.
+        parameters: The parameters of each module that has its own, by PyTorch's name, in PyTorch's order. A tied
+            `lm_head` has none: its weights are those of `wte`.
 
     Example:
         >>> summary = model.summary()
@@ -31,18 +31,18 @@ class Summary:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """All parameters."""
         return sum(self.parameters.values())
 
     def count(self, module: str) -> int:
-        """The parameters of a module and of all in it; KeyError where there is none of that name."""
+        """The parameters of a module and its submodules; KeyError if there is no module of that name."""
         found = [size for name, size in self.parameters.items() if f"{name}.".startswith(f"{module}.")]
         if not found:
-            raise KeyError(f"no module is named {module!r}; they are named as transformer.h.0.attn.c_attn is")
+            raise KeyError(f"no module is named {module!r}; names are like transformer.h.0.attn.c_attn")
         return sum(found)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """A dictionary for JSON."""
         sizes = {name: getattr(self.architecture, name) for name in self.architecture.__slots__}
         return {"architecture": sizes, "parameters": self.parameters, "total": self.total}
 
@@ -57,7 +57,7 @@ class Summary:
         return "\n".join([head, "", *(f"{name:<{NAMES}}{number:>{width}}" for name, number in rows)])
 
     def _rows(self) -> Iterator[tuple[str, str]]:
-        """Blocks are alike, so that the first stands for all."""
+        """The rows of the table; all blocks are alike, so the first stands for all."""
         last = self.architecture.n_layer - 1
         names = [(f"h.0 to h.{last}, each" if last and name == "h.0" else name, module) for name, module in SHOWN]
         for name, module in names:
@@ -65,7 +65,7 @@ class Summary:
             yield name, "as wte" if tied else f"{self.count(module):,}"
 
 
-SHOWN = (  # and under which name PyTorch knows it
+SHOWN = (  # a name in the table, and PyTorch's name
     ("wte", "transformer.wte"),
     ("wpe", "transformer.wpe"),
     ("h.0", "transformer.h.0"),
@@ -87,7 +87,7 @@ def summarize(architecture: Architecture) -> Summary:
 
 
 def module_sizes(architecture: Architecture) -> Iterator[tuple[str, int]]:
-    """PyTorch's name of each module with parameters of its own, and how many it has."""
+    """PyTorch's name of each module with its own parameters, and how many it has."""
     width, inner = architecture.n_embd, architecture.n_inner
     yield "transformer.wte", architecture.vocab_size * width
     yield "transformer.wpe", architecture.n_positions * width

@@ -207,5 +207,5 @@ def test_without_peft_the_command_that_installs_it_is_named(base, lora, monkeypa
 
 
 def test_a_folder_without_an_adapter_is_refused(base):
-    with pytest.raises(ExportError, match=r"is no adapter: it has no adapter_config\.json"):
+    with pytest.raises(ExportError, match=r"is not an adapter: it has no adapter_config\.json"):
         find_checkpoint(str(base), adapter=str(base))

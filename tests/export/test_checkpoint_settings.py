@@ -97,9 +97,9 @@ def test_the_ids_that_a_small_vocabulary_inherits_are_said(checkpoint):
     (checkpoint / "generation_config.json").unlink()
     edit(checkpoint / "config.json", bos_token_id=50256, eos_token_id=50256, pad_token_id=9000)
     assert find_checkpoint(str(checkpoint)).notes == [
-        "its bos_token_id, 50256, has no row in wte (8,192 rows) and is never met",
-        "its eos_token_id, 50256, has no row in wte (8,192 rows) and is never met",
-        "its pad_token_id, 9000, has no row in wte (8,192 rows) and is never met",
+        "its bos_token_id, 50256, has no row in wte (8,192 rows) and is never used",
+        "its eos_token_id, 50256, has no row in wte (8,192 rows) and is never used",
+        "its pad_token_id, 9000, has no row in wte (8,192 rows) and is never used",
     ]
 
 

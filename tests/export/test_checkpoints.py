@@ -127,8 +127,8 @@ def test_a_setting_that_is_not_honoured_is_refused_by_name(checkpoint, changes, 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("./no/such/folder", "no folder at ./no/such/folder, and it is no Hub id"),
-        ("/no/such/folder", "no folder at /no/such/folder, and it is no Hub id"),
+        ("./no/such/folder", "no folder at ./no/such/folder, and it is not a Hub id"),
+        ("/no/such/folder", "no folder at /no/such/folder, and it is not a Hub id"),
         ("nobody/no-such-model", "nobody/no-such-model is not in the local cache and the Hub cannot be reached"),
     ],
 )

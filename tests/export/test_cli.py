@@ -65,7 +65,7 @@ def pasted(command, folder):
     [
         ([], 2, "the following arguments are required: CHECKPOINT, --output"),
         (["gpt2"], 2, "the following arguments are required: --output"),
-        (["./nowhere", "--output", "out"], 1, "no folder at ./nowhere, and it is no Hub id"),
+        (["./nowhere", "--output", "out"], 1, "no folder at ./nowhere, and it is not a Hub id"),
         ([".", "--output", "out"], 1, "it has no config.json"),
         (["gpt2", "--output", ""], 1, "--output must name a folder, got ''"),
     ],

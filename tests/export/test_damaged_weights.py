@@ -109,13 +109,13 @@ def test_a_config_of_other_sizes_is_named(checkpoint, changes, message):
 
 def test_a_kind_of_number_that_is_not_read_is_named(checkpoint):
     change(checkpoint, lambda tensors: tensors.update({C_FC: tensors[C_FC].to(torch.int8)}))
-    assert refusal(checkpoint) == f"checkpoint: {C_FC} is int8; what can be read is float32, float16, bfloat16, float64"
+    assert refusal(checkpoint) == f"checkpoint: {C_FC} is int8; readable dtypes are float32, float16, bfloat16, float64"
 
 
 def test_tensors_of_a_value_head_are_left_out_and_said(checkpoint, original):
     change(checkpoint, lambda tensors: tensors.update({"v_head.summary.weight": torch.ones(1, 32)}))
     found = find_checkpoint(str(checkpoint))
-    assert found.notes == ["1 tensors that GPT-2 has not left out of its weights, v_head.summary.weight among them"]
+    assert found.notes == ["1 tensors of its weights left out as unknown to GPT-2, v_head.summary.weight among them"]
     expected = GPT2LMHeadModel.from_pretrained(original).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.load_model().state_dict().items())
 
@@ -124,6 +124,4 @@ def test_a_shard_that_is_missing_is_named(checkpoint, original):
     (checkpoint / "model.safetensors").unlink()
     GPT2LMHeadModel.from_pretrained(original).save_pretrained(checkpoint, max_shard_size="400KB")
     next(checkpoint.glob("model-00002-*")).unlink()
-    assert re.search(
-        r"names model-00002-of-\d+\.safetensors, which is not there; download it again", refusal(checkpoint)
-    )
+    assert re.search(r"names model-00002-of-\d+\.safetensors, which is missing; download it again", refusal(checkpoint))

@@ -233,7 +233,7 @@ def test_weights_that_float16_does_not_hold_cost_the_bundle_fp16_alone(with_weig
     bundle = tmp_path / "out" / "bundle"
     report = export_bundle(str(with_weight(name, value)), bundle, precisions=("fp32", "fp16"))
     assert report.passed
-    assert report.refused == (Refusal("fp16", f"it holds weights up to 65,504, and the largest here is {said}"),)
+    assert report.refused == (Refusal("fp16", f"it holds weights up to 65,504, but the largest here is {said}"),)
     assert {graph.precision for graph in open_bundle(bundle).manifest.graphs} == {"fp32"}
     assert not list(bundle.rglob("*fp16*"))
 

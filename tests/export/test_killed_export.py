@@ -89,7 +89,7 @@ def test_a_kill_at_any_rename_leaves_a_whole_bundle_or_none(tmp_path, before, in
             assert (content(output), said) == (NEW, [])
             assert number > 0
             return
-        assert any(line.endswith("left by an export that was killed") for line in said)
+        assert any(line.endswith("left by a killed export") for line in said)
         assert content(output.parent) == was
     pytest.fail("never came to its end")
 
@@ -171,7 +171,7 @@ def test_the_next_export_removes_what_a_killed_one_left_and_says_so(tmp_path, li
     said = []
     with staged(tmp_path / "gpt2", force=True, say=said.append) as work:
         fill(work, {"manifest.json": "newer"})
-    assert said == [f"removed {stage.name}, 2.5 MB, left by an export that was killed"]
+    assert said == [f"removed {stage.name}, 2.5 MB, left by a killed export"]
     assert content(tmp_path) == {"gpt2/manifest.json": "newer"}
 
 
@@ -190,13 +190,13 @@ def test_what_a_release_without_locks_left(tmp_path):
     said = []
     prepare(tmp_path / "gpt2", force=True, say=said.append)
     assert sorted(said) == [
-        f"put back {tmp_path / 'gpt2'}, which an export that was killed was replacing",
-        "removed .gpt2.0a1b2c3d.partial, 0.0 MB, left by an export that was killed",
+        f"put back {tmp_path / 'gpt2'}, which a killed export was replacing",
+        "removed .gpt2.0a1b2c3d.partial, 0.0 MB, left by a killed export",
     ]
     assert content(tmp_path) == {f"gpt2/{name}": text for name, text in OLD.items()}
     fill(tmp_path / ".gpt2.4e5f6a7b.old", NEW)
     prepare(tmp_path / "gpt2", force=True, say=said.append)
-    assert said[2:] == ["removed .gpt2.4e5f6a7b.old, 0.0 MB, left by an export that was killed"]
+    assert said[2:] == ["removed .gpt2.4e5f6a7b.old, 0.0 MB, left by a killed export"]
     assert content(tmp_path) == {f"gpt2/{name}": text for name, text in OLD.items()}
 
 

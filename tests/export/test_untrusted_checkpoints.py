@@ -168,7 +168,7 @@ def test_a_safetensors_index_names_no_pickles(checkpoint):
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / "evil.bin").write_bytes(pickle.dumps(Touch(checkpoint / "ran")))
     edit(checkpoint / "model.safetensors.index.json", weight_map={"transformer.wte.weight": "evil.bin"})
-    with pytest.raises(ExportError, match=r"names 'evil\.bin', which is no \.safetensors file"):
+    with pytest.raises(ExportError, match=r"names 'evil\.bin', which is not a \.safetensors file"):
         find_checkpoint(str(checkpoint))
     assert not (checkpoint / "ran").exists()
 

@@ -1,7 +1,7 @@
-"""One HTML page that shows what the model saw: attention maps, the text token by token, and the lens.
+"""The HTML page of an inspection: attention maps, the text token by token, and the lens.
 
-The page holds all it needs and asks the network for nothing: its Content-Security-Policy allows its own script and
-style alone, by their hashes.
+The page is self-contained and makes no network requests: its Content-Security-Policy allows only its own script and
+style, by their hashes.
 """
 
 from runtime.inside.inspection import Inspection
@@ -14,12 +14,12 @@ def make_page(inspection: Inspection, lens: Lens, *, model: str) -> str:
     """An inspection and the lens of the same text as an HTML page.
 
     Args:
-        inspection: With attentions, [layers, H, S, S], of all layers or of some.
-        lens: Of the same S tokens.
+        inspection: An inspection with attentions [layers, H, S, S] of all or some layers.
+        lens: The lens of the same S tokens.
         model: The name to show.
 
     Returns:
-        The page, to be written as UTF-8; some 1.2 MB for 100 tokens of GPT-2 small.
+        The page, to be written as UTF-8; about 1.2 MB for 100 tokens of GPT-2 small.
 
     Raises:
         ValueError: The inspection has no attentions, or the lens is of another text.

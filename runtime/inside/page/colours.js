@@ -1,4 +1,4 @@
-// One scale for weights and probabilities: 256 levels of the theme's ramp (page.css), a level being a square root.
+// One colour scale for weights and probabilities: 256 levels of the theme's ramp (page.css), by square root.
 
 const LEVELS = 256;
 
@@ -6,7 +6,7 @@ function levelOf(share) {
   return Math.round(Math.sqrt(share) * (LEVELS - 1));
 }
 
-/** Rank 1 is the strongest, the vocabulary's last the weakest; between them by logarithm. */
+/** Rank 1 is the strongest, the vocabulary's last rank the weakest, on a logarithmic scale. */
 function levelOfRank(rank, vocabulary) {
   return Math.round((1 - Math.log(rank) / Math.log(vocabulary)) * (LEVELS - 1));
 }
@@ -49,7 +49,7 @@ function shade(element, level) {
   element.style.color = colours.inks[level];
 }
 
-/** Call `draw` now and whenever the theme changes, printing included, which is always light. */
+/** Call `draw` now and whenever the theme changes, also for printing, which is always light. */
 function whenColoursChange(draw) {
   for (const theme of ["screen and (prefers-color-scheme: dark)", "(forced-colors: active)"])
     matchMedia(theme).addEventListener("change", draw);

@@ -1,4 +1,4 @@
-"""What a page knows: an inspection and a lens as plain values, for JSON."""
+"""The data of a page: an inspection and a lens as plain values for JSON."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The page's parts put together: HTML, style, script, data, and the policy that allows no more than these."""
+"""Assembles the page from HTML, style, script and data, with a Content-Security-Policy that allows only these."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ def policy(style: str, script: str) -> str:
 
 
 def digest(code: str) -> str:
-    """As a Content-Security-Policy writes it."""
+    """The hash of `code`, as a Content-Security-Policy writes it."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'"
 
 

@@ -1,8 +1,8 @@
-// The chosen head's map, large: queries downwards, keys to the right, each cell read out under the pointer or by keys.
+// The large map of the chosen head: queries down, keys to the right; the pointer or arrow keys read out a cell.
 
 const ROOM = { named: 84, numbered: 44 }; // pixels beside the plot for its axis
 const TOP = 7; // half a line, for the first name
-const LEAST_NAMED = 13; // pixels a cell must have for its token to be written beside it
+const LEAST_NAMED = 13; // pixels that a cell must have for its token to be written beside it
 const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500];
 
 function makeHead(data, { point, pin }) {
@@ -51,13 +51,13 @@ function makeHead(data, { point, pin }) {
   };
 }
 
-/** Put a box over cells of the plot: from a column and a row, so many columns and rows. */
+/** Put a box over cells of the plot: [first column, first row, columns, rows]. */
 function place(element, cells, length) {
   const [left, top, width, height] = cells.map((count) => `${(100 * count) / length}%`);
   Object.assign(element.style, { left, top, width, height });
 }
 
-/** Ticks and names beside the plot; gives the plot's side in pixels. */
+/** Draw ticks and names beside the plot; return the plot's side in pixels. */
 function drawAxes(tokens, box, plot) {
   const size = box.clientWidth;
   const named = (size - ROOM.named) / tokens.length >= LEAST_NAMED;

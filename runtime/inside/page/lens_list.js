@@ -1,6 +1,6 @@
-// What each layer would say after the chosen token, and how near it is to what the model says in the end.
+// What each layer predicts after the chosen token, and the rank and probability of the final answer there.
 
-const AT_ONCE = 13; // rows in a frame; those of a deeper model than GPT-2 small follow in the next ones
+const AT_ONCE = 13; // rows per frame; a model deeper than GPT-2 small takes several frames
 
 function makeLensList(lens) {
   const table = document.getElementById("lens-list");

@@ -1,4 +1,4 @@
-// All positions by all layers: the likeliest token of each, coloured by its probability or by the final answer's rank.
+// All layers by all positions: the likeliest token of each, coloured by its probability or the final answer's rank.
 
 function makeLensTable(data, { pin }) {
   const { lens, tokens } = data;
@@ -25,7 +25,7 @@ function makeLensTable(data, { pin }) {
   });
 
   let [side, step, view, scrolled] = [0, 0, 0, 0];
-  scroller.addEventListener("scroll", () => (scrolled = scroller.scrollLeft)); // to read it takes a layout
+  scroller.addEventListener("scroll", () => (scrolled = scroller.scrollLeft)); // reading it later would force a layout
   return {
     measure() {
       [side, step] = [table.rows[0].cells[0], heads[0]].map((cell) => cell.getBoundingClientRect().width);
@@ -51,7 +51,7 @@ function tableRow(lens, layer) {
   return make("tr", {}, make("th", { scope: "row" }, layerName(layer, lens.top.length - 1)), ...cells);
 }
 
-/** By rank within a vocabulary, or by probability where none is given. */
+/** Colour by rank within a vocabulary, or by probability if none is given. */
 function colourLayer(row, lens, layer, vocabulary) {
   lens.ranks[layer].forEach((rank, position) => {
     const level = vocabulary ? levelOfRank(rank, vocabulary) : levelOf(lens.probabilities[layer][position][0] / WHOLE);

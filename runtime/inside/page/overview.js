@@ -1,4 +1,4 @@
-// All layers by heads as little maps; one of them is chosen. The maps are one canvas beneath the cells of a grid.
+// All layers by heads as thumbnails, one of them chosen. They share one canvas beneath the cells of a grid.
 
 const THUMBNAIL = 64;
 const GAP = 4;

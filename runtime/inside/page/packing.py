@@ -1,4 +1,4 @@
-"""Attention maps as short text: what a page shows of them, and no more."""
+"""Packs attention maps for the page: rounded to hundredths of a percent, compressed, as base64."""
 
 import base64
 import zlib
@@ -19,8 +19,8 @@ def hundredths(shares: Floats) -> NDArray[np.uint16]:
 def pack_layer(maps: Floats) -> str:
     """One layer's maps [H, S, S] as base64 of a zlib stream.
 
-    In it are the lower triangles, head by head and row by row: first the low bytes of all weights, then the high ones,
-    which are nearly all 0 and so take little.
+    The stream holds the lower triangles, head by head and row by row: first the low bytes of all weights, then the high
+    bytes, which are nearly all 0 and so compress well.
     """
     rows, columns = np.tril_indices(maps.shape[-1])
     weights = hundredths(maps[:, rows, columns])

@@ -1,4 +1,4 @@
-// What is chosen, and who shows it. Every event changes the state here, and the parts draw what they are given.
+// The state of the page. Every event changes it here, and the parts draw what they are given.
 
 const data = JSON.parse(document.getElementById("contents").textContent);
 const maps = [];
@@ -16,7 +16,7 @@ function choose(change) {
   showHead();
 }
 
-/** What hovers or is focused is shown, until one is pinned; from then on it is read out against that. */
+/** Show the hovered or focused token; once a token is pinned, read out the weight between the two instead. */
 function visit(token) {
   if (state.pinned) readText(token);
   else if (token !== state.token) {
@@ -55,7 +55,7 @@ function showToken() {
   lensTable.show(token);
 }
 
-/** Of each token, what passes between it and the chosen one. */
+/** The attention weight between each token and the chosen one. */
 function weightsOf(chosen, token, ahead) {
   return data.tokens.map((_, other) => (ahead ? weightOf(chosen, other, token) : weightOf(chosen, token, other)));
 }
@@ -100,7 +100,7 @@ function addChoices() {
   });
 }
 
-/** Readings are spoken to who works by keys, not to a pointer that passes over everything. */
+/** Let screen readers speak readings for keyboard users, but not for a pointer that passes over everything. */
 function speakToKeys() {
   const readings = document.querySelectorAll("[aria-live]");
   const speak = (live) => readings.forEach((reading) => (reading.ariaLive = live));

@@ -1,6 +1,6 @@
 // A head's map as pixels.
 
-/** `size` pixels wide, at most the map's length; a pixel is the strongest of its weights, so that no line is lost. */
+/** The map, `size` pixels wide, at most its length; a pixel shows its strongest weight, so that no line is lost. */
 function picture(map, length, size) {
   const strongest = new Uint16Array(size * size);
   const binOf = Uint16Array.from({ length }, (_, place) => Math.floor((place * size) / length));
@@ -14,7 +14,7 @@ function picture(map, length, size) {
   return coloured(strongest, size);
 }
 
-/** Above the diagonal nothing is drawn: those keys are masked. */
+/** Nothing is drawn above the diagonal: those keys are masked. */
 function coloured(weights, size) {
   const image = new ImageData(size, size);
   const pixels = new Uint32Array(image.data.buffer);

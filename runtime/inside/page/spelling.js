@@ -1,5 +1,5 @@
-// Tokens as they are, with what cannot be seen made visible. The characters themselves stay in the page, to be found
-// and copied; their signs are drawn by the style.
+// Tokens with invisible characters made visible. The characters themselves stay in the page, so that they can be found
+// and copied; the style draws their signs.
 
 const UNSEEN = /[\p{C}\p{Z}]/u;
 const SPACED = /^ [^\p{C}\p{Z}]+$/u; // as most tokens are
@@ -28,7 +28,7 @@ function partsOf(token) {
   return parts.map((part) => (UNSEEN.test(part) ? unseen(part) : part));
 }
 
-/** For labels and plain sentences. */
+/** A token with signs, for labels and plain sentences. */
 function spelled(token) {
   return Array.from(token, (character) => (UNSEEN.test(character) ? signOf(character) : character)).join("");
 }

@@ -1,4 +1,4 @@
-// The text, token by token: one token is shown, the others are shaded by what passes between it and them.
+// The text, token by token: one token is chosen, the others are shaded by the attention weight between it and them.
 
 const STRONGEST = 10;
 
@@ -64,7 +64,7 @@ function optionOf(token, position) {
   return option;
 }
 
-/** The token over or under one in the line before (step -1) or after (1), if there is such a line. */
+/** The token above (step -1) or below (1) a token in the next line, if there is one. */
 function inNextLine(options, position, step) {
   const places = options.map((option) => option.getClientRects()[0]);
   const below = (one, other) => (places[one].top - places[other].top) * step > 1;
@@ -83,7 +83,7 @@ function shadeOptions(options, levels, weights) {
   });
 }
 
-/** Positions and weights of the strongest, those first; only where a token can look, or be looked at. */
+/** Positions and weights of the strongest tokens, strongest first, among those that can attend or be attended to. */
 function strongest(weights, token, ahead) {
   const [from, to] = ahead ? [token, weights.length] : [0, token + 1];
   const all = Array.from({ length: to - from }, (_, i) => ({ position: from + i, weight: weights[from + i] }));

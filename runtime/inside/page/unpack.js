@@ -1,7 +1,7 @@
 "use strict";
 
-// A layer's maps come as base64 of a zlib stream: the lower triangles, head by head and row by row, first the low
-// bytes of all weights and then the high ones. A weight is in hundredths of a percent.
+// A layer's maps are base64 of a zlib stream: the lower triangles, head by head and row by row, first the low bytes of
+// all weights, then the high bytes. A weight is in hundredths of a percent.
 
 const WHOLE = 10000;
 

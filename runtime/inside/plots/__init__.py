@@ -1,9 +1,9 @@
-"""Pictures of what a model computes, as matplotlib's figures; needs the extra `plot`."""
+"""Plots of attention maps and the lens as matplotlib figures; needs the extra `plot`."""
 
 try:
     import matplotlib  # noqa: F401
 except ModuleNotFoundError as error:
-    if error.name != "matplotlib":  # it is there, and broken
+    if error.name != "matplotlib":  # it is installed, but broken
         raise
     raise ImportError('pictures need matplotlib; install it: pip install "gpt2-onnx[plot]"') from error
 

@@ -1,4 +1,4 @@
-"""One head's map: what each token looks at."""
+"""The plot of one head's attention map."""
 
 import math
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from runtime.inside.plots.labels import label, label_step, thinned
 from runtime.inside.plots.sheet import HEADER, MARGIN, SMALL, TEXT, draw_image, make_sheet, write, write_in
 
 MOST_CELL, MOST_SIDE = 0.6, 18.0  # inches
-ROOTED = 1.3  # inches by the root of the count: a cell between the two
-LEAST_PITCH = 0.085  # between two labels: of 5 points, still legible
-LINE = 0.78  # of the pitch is a label's size
+ROOTED = 1.3  # inches, divided by the square root of the count: the cell in between
+LEAST_PITCH = 0.085  # inches between two labels: 5 points, still legible
+LINE = 0.78  # a label's size as a share of the pitch
 LONGEST = 16  # characters of a label
-NUMBERED = 12  # tokens up to which the weights stand in the cells
+NUMBERED = 12  # tokens up to which the cells show their weights
 SPACE, CAPTION = 0.07, 0.17  # between a label and the map; above it
-QUERY = "query"  # has its room where all tokens are short
+QUERY = "query"  # fits even if all tokens are short
 
 
 class Layout(NamedTuple):
-    """Of a map and its labels; lengths in inches, the size of text in points."""
+    """The layout of a map and its labels; lengths in inches, text size in points."""
 
     cell: float
     side: float
@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 
     @property
     def turned(self) -> bool:
-        """Whether keys are written upwards, as they are too long to stand side by side."""
+        """Whether keys are written vertically, as they are too long to fit side by side."""
         return self.longest > self.cell
 
     @property
@@ -45,7 +45,7 @@ class Layout(NamedTuple):
 
 
 def plot_attention(weights: NDArray[np.float32], tokens: Sequence[str], layer: int, head: int) -> Figure:
-    """Weights [S, S] of each query (row) over the keys (columns)."""
+    """Plot the weights [S, S] of each query (row) over the keys (columns)."""
     step = label_step(LEAST_PITCH / cell_of(len(tokens)))
     layout = lay_out(tokens, step)
     sheet = make_sheet(
@@ -65,7 +65,7 @@ def plot_attention(weights: NDArray[np.float32], tokens: Sequence[str], layer: i
 
 
 def cell_of(count: int) -> float:
-    """A long text has a larger map of smaller cells."""
+    """The side of a cell in inches: a long text has a larger map of smaller cells."""
     return min(MOST_CELL, ROOTED / math.sqrt(count), MOST_SIDE / count)
 
 
@@ -79,7 +79,7 @@ def lay_out(tokens: Sequence[str], step: int) -> Layout:
 
 
 def write_labels(sheet: Figure, layout: Layout, right: float, top: float) -> None:
-    """Queries left of the map, keys below it."""
+    """Write queries left of the map, keys below it."""
     left, bottom, rotation = right + SPACE, top + layout.side + SPACE, 90 if layout.turned else 0
     for text, middle in zip(layout.labels, layout.middles, strict=True):
         write(sheet, right, top + middle, text, size=layout.size, ha="right", va="center")
@@ -100,5 +100,5 @@ def write_numbers(panel: Axes, weights: NDArray[np.float32]) -> None:
 
 
 def percent(weight: float) -> str:
-    """In two digits, as far as the first decimal."""
+    """A weight in percent, with two digits and at most one decimal."""
     return f"{100 * weight:.0f}" if round(100 * weight, 1) >= 10 else f"{100 * weight:.1f}"

@@ -1,14 +1,14 @@
-"""The one family that matplotlib brings along, whatever the user's settings: its glyphs and their widths are known."""
+"""The font that matplotlib ships, whatever the user's settings, so that its glyphs and widths are known."""
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import text_to_path
 
-POINTS = 72  # an inch
+POINTS = 72  # per inch
 HINTING = 1.04  # on screen glyphs are moved to whole pixels, which can widen a text
 
 
 def font_of(weight: str) -> FontProperties:
-    """By its file, which no setting redirects."""
+    """DejaVu Sans, chosen by file, so that no setting can redirect it."""
     return FontProperties(fname=findfont(FontProperties(family="DejaVu Sans", weight=weight)))
 
 
@@ -20,7 +20,7 @@ def has_glyph(character: str) -> bool:
 
 
 def text_width(text: str, size: float, font: FontProperties = REGULAR) -> float:
-    """In inches."""
+    """The width of a text in inches."""
     sized = font.copy()
     sized.set_size(size)
     width: float = text_to_path.get_text_width_height_descent(text, sized, ismath=False)[0]

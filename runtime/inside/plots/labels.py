@@ -1,4 +1,4 @@
-"""Tokens as labels: spaces visible, what cannot be drawn as escapes, and never too long."""
+"""Labels for tokens: spaces visible, undrawable characters escaped, long ones shortened."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from runtime.inside.plots.fonts import has_glyph
 from runtime.text.tokenizer import escaped
 
 MARKS = {" ": "·", "\n": "↵", "\t": "⇥"}
-LONG_RUN = 4  # of one mark; longer ones are counted
-STEPS = (1, 2, 5)  # and their tenfolds: readers count in them
+LONG_RUN = 4  # of one mark; longer runs are counted
+STEPS = (1, 2, 5)  # times powers of ten, as readers count
 
 
 def label(token: str, most: int) -> str:
-    """`token` in at most so many characters, on one line."""
+    """`token` on one line, in at most `most` characters."""
     parts = list(visible(token))
     if len("".join(parts)) <= most:
         return "".join(parts)
@@ -26,7 +26,7 @@ def label(token: str, most: int) -> str:
 
 
 def visible(token: str) -> Iterator[str]:
-    """Its characters, each as something that can be seen."""
+    """The token's characters, each in a visible form."""
     for character, run in groupby(token):
         count = len(tuple(run))
         if character in MARKS and count > LONG_RUN:
@@ -36,7 +36,7 @@ def visible(token: str) -> Iterator[str]:
 
 
 def drawable(character: str) -> str:
-    """Itself, or an escape: of a mark of ours, of what has no glyph, and of what would join or turn its neighbours."""
+    """The character; escaped if it is one of MARKS, has no glyph, or would join or reorder its neighbours."""
     joins = unicodedata.category(character)[0] == "M"
     if character.isprintable() and has_glyph(character) and not joins and character not in MARKS.values():
         return character
@@ -44,7 +44,7 @@ def drawable(character: str) -> str:
 
 
 def label_step(fitting: float) -> int:
-    """The least of 1, 2, 5, 10, 20 and so on that is at least `fitting`."""
+    """The smallest of 1, 2, 5, 10, 20 and so on that is at least `fitting`."""
     tens = 1
     while True:
         for step in STEPS:
@@ -54,7 +54,7 @@ def label_step(fitting: float) -> int:
 
 
 def thinned(count: int, step: int) -> str:
-    """What a reader must know of labels that are left out; nothing where none is."""
+    """A note on labels left out; empty if none are."""
     return "" if step == 1 else f"; of {counted(count)} every {ordinal(step)} is named, from the first"
 
 

@@ -1,4 +1,4 @@
-"""What each layer would say next, at every position."""
+"""The plot of the lens: each layer's likeliest next token at every position."""
 
 from typing import NamedTuple, Protocol
 
@@ -14,20 +14,20 @@ from runtime.inside.plots.labels import counted, label
 from runtime.inside.plots.sheet import HEADER, MARGIN, SMALL, draw_image, make_sheet, write, write_in
 from runtime.text.tokenizer import Pieces
 
-POSITIONS, MANY = 16, 512  # in a panel; twice as many of over 512, and so on
+POSITIONS, MANY = 16, 512  # positions in a panel; twice as many for texts over 512, and so on
 CELL_HEIGHT, LEAST_WIDTH = 0.22, 0.5  # inches
 SIZE = 8  # points
 LONGEST = 12  # characters of a token
-HEAD, POSITION, TOKEN = 0.4, 0.27, 0.09  # inches above a panel: the room, and the lines in it
+HEAD, POSITION, TOKEN = 0.4, 0.27, 0.09  # inches above a panel: the header, and the lines in it
 APART = 0.3  # between two panels
 SPACE = 0.1
-PADDING = 0.2  # beside the longest text of a cell, of which a bar takes some
-INSET = 0.47  # of a bar from the middle, in parts of a cell's width
+PADDING = 0.2  # beside the longest text of a cell, partly taken by the bar
+INSET = 0.47  # of a bar from the middle, as a share of a cell's width
 GAP, BAR = 1.5, 2.5  # points
 
 
 class Lens(Protocol):
-    """What is drawn of a `runtime.inside.lens.Lens` of S positions."""
+    """The part of `runtime.inside.lens.Lens` that is drawn, for S positions."""
 
     @property
     def tokens(self) -> tuple[str, ...]: ...
@@ -42,7 +42,7 @@ class Lens(Protocol):
 
 
 class Table(NamedTuple):
-    """What the cells show: layers down, as in the model, and positions across."""
+    """The content of the cells: layers down, as in the model, and positions across."""
 
     tokens: list[str]
     layers: list[str]
@@ -52,7 +52,7 @@ class Table(NamedTuple):
 
 
 def plot_lens(lens: Lens) -> Figure:
-    """As a table of layers by positions, in panels below one another where there are many positions."""
+    """Plot a table of layers by positions; many positions are split into panels, one below the other."""
     table = read(lens)
     spans, cell = panels(len(table.tokens)), cell_width(table)
     room = SPACE + max(text_width(name, SIZE) for name in table.layers)
@@ -84,13 +84,13 @@ def read(lens: Lens) -> Table:
 
 
 def cell_width(table: Table) -> float:
-    """So that the longest text fits."""
+    """A cell width in inches that fits the longest text."""
     texts = {*table.tokens, *(text for row in table.answers for text in row)}
     return max(LEAST_WIDTH, PADDING + max(text_width(text, SIZE, BOLD) for text in texts))
 
 
 def panels(count: int) -> list[range]:
-    """Positions by panel, as many in each as in the others, or nearly."""
+    """The positions of each panel, divided as evenly as possible."""
     most = POSITIONS * -(-count // MANY)
     width = -(-count // -(-count // most))
     return [range(first, min(first + width, count)) for first in range(0, count, width)]
@@ -108,7 +108,7 @@ def draw_panel(sheet: Figure, table: Table, span: range, *, left: float, top: fl
 
 
 def write_positions(sheet: Figure, table: Table, span: range, *, left: float, top: float, cell: float) -> None:
-    """Above a panel, and the tokens that stand there."""
+    """Write the positions above a panel, and their tokens."""
     numbers, tokens = top - POSITION, top - TOKEN
     write(sheet, left - SPACE, numbers, "position", size=SMALL, colour=FAINT, ha="right", va="baseline")
     write(sheet, left - SPACE, tokens, "token", size=SMALL, colour=FAINT, ha="right", va="baseline")
@@ -126,7 +126,7 @@ def write_answers(panel: Axes, table: Table, span: range, colours: NDArray[np.st
 
 
 def mark(panel: Axes, final: NDArray[np.bool_]) -> None:
-    """White lines between the cells, and a bar along those of the final answer, which join to one line."""
+    """Draw white lines between cells, and a bar in each cell with the final answer; adjacent bars join."""
     rows, columns = final.shape
     across = [[(-0.5, row - 0.5), (columns - 0.5, row - 0.5)] for row in range(1, rows)]
     down = [[(column - 0.5, -0.5), (column - 0.5, rows - 0.5)] for column in range(1, columns)]

@@ -1,4 +1,4 @@
-"""All heads of all layers at a glance."""
+"""The overview plot: the attention maps of all heads and layers as tiles."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from runtime.inside.plots.colours import FAINT, GAP, causal
 from runtime.inside.plots.labels import counted
 from runtime.inside.plots.sheet import HEADER, MARGIN, draw_image, make_sheet, write
 
-SIDE = 11.0  # inches of the longer side, as far as a tile's bounds let
+SIDE = 11.0  # inches of the longer side, within the bounds of a tile
 LEAST_TILE, MOST_TILE = 0.34, 1.1
 MOST_POINTS, LEAST_POINTS = 64, 32  # along a tile
 GAP_POINTS = 1
@@ -45,24 +45,24 @@ def write_numbers(sheet: Figure, layers: Sequence[int], heads: int, tile: float)
 
 
 def tiled(attentions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """One image of all maps, made a layer at a time, as all at once may be gigabytes."""
+    """One image of all maps, made layer by layer, as all at once may take gigabytes."""
     return np.vstack([np.hstack(list(framed(enlarged(causal(shrunk(maps)))))) for maps in attentions])
 
 
 def framed(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """With half of the gap to the next one on each side."""
+    """Maps with half of the gap between tiles on each side."""
     sides = (GAP_POINTS, GAP_POINTS)
     return np.pad(maps, ((0, 0), sides, sides), constant_values=GAP)
 
 
 def enlarged(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each weight as a square of points where there are few, so that gaps stay thin."""
+    """Maps with each weight as a square of points if there are few, so that gaps stay thin."""
     times = -(-LEAST_POINTS // maps.shape[-1])
     return maps.repeat(times, axis=-2).repeat(times, axis=-1)
 
 
 def shrunk(maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The largest of each square of weights, so that a single strong one is still seen."""
+    """The largest of each square of weights, so that a single strong one stays visible."""
     starts = range(0, maps.shape[-1], square(maps.shape[-1]))
     rows: NDArray[np.float32] = np.maximum.reduceat(maps, starts, axis=-2)
     found: NDArray[np.float32] = np.maximum.reduceat(rows, starts, axis=-1)
@@ -70,11 +70,11 @@ def shrunk(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def square(count: int) -> int:
-    """How many weights a side are one point."""
+    """How many weights along a side make one point."""
     return -(-count // MOST_POINTS)
 
 
 def pooled(count: int) -> str:
-    """What a reader must know of tiles with fewer points than weights."""
+    """A note on tiles with fewer points than weights; empty if there are none."""
     side = square(count)
     return "" if side == 1 else f"; each point is the largest of {side} × {side} weights"

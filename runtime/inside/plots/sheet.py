@@ -1,4 +1,4 @@
-"""A white sheet measured in inches from its top left corner; its layout does not depend on the user's settings."""
+"""The sheet that plots are drawn on: white, laid out in inches from the top left, whatever the user's settings."""
 
 import io
 import math
@@ -19,14 +19,14 @@ HEADER = 1.3  # title, what the picture shows, and the scale
 TITLE, TEXT, SMALL = 13, 9, 7.5  # points
 BAR_TOP, BAR_WIDTH, BAR_HEIGHT, BAR_ROOM = 0.86, 2.6, 0.11, 2.78  # the room is its width and a space
 DPI, MOST_PIXELS = 200, 60e6
-NOTEBOOK_DPI = 100  # of the size shown; the pixels stay
+NOTEBOOK_DPI = 100  # sets the size shown, not the pixels
 
 
 class Sheet(Figure):
-    """A figure that a notebook shows without pyplot, and whose file is what it was drawn for."""
+    """A figure that a notebook shows without pyplot, and that is saved as it was laid out."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        """As matplotlib's; what is not given comes from the sheet and not from the user's settings."""
+        """Like matplotlib's, but options not given come from the sheet instead of the user's settings."""
         own = {"dpi": self.dpi, "bbox_inches": self.bbox_inches, "facecolor": PAPER, "edgecolor": PAPER}
         super().savefig(fname, **{**own, "transparent": False, **options})
 
@@ -38,7 +38,7 @@ class Sheet(Figure):
 
 
 def make_sheet(title: str, explanation: str, scale_of: str, width: float, height: float) -> Sheet:
-    """A sheet with its header, wide enough for that and for `width` between the margins; `height` is below it."""
+    """A sheet with its header, wide enough for it and for `width` between the margins; `height` is below the header."""
     head = (text_width(title, TITLE, BOLD), text_width(explanation, TEXT), BAR_ROOM + text_width(scale_of, TEXT))
     across, down = max(width, *head) + 2 * MARGIN, HEADER + height + MARGIN
     dpi = min(DPI, math.sqrt(MOST_PIXELS / (across * down)))
@@ -62,7 +62,7 @@ def write(
     font: FontProperties = REGULAR,
     **options: Any,
 ) -> None:
-    """At inches from the left and the top."""
+    """Write text at `x` and `y` inches from the left and the top."""
     width, height = sheet.get_size_inches()
     sheet.text(x / width, 1 - y / height, text, **styled(size, colour, font), **options)
 
@@ -77,12 +77,12 @@ def write_in(
     colour: str = INK,
     font: FontProperties = REGULAR,
 ) -> None:
-    """In the middle of a cell."""
+    """Write text in the middle of a cell."""
     panel.text(column, row, text, ha="center", va="center", **styled(size, colour, font))
 
 
 def styled(size: float, colour: str, font: FontProperties) -> dict[str, Any]:
-    """Text as it stands there: `$` and `_` begin no formula."""
+    """Options for literal text, in which `$` and `_` do not begin a formula."""
     return {
         "fontproperties": font,
         "fontsize": size,
@@ -94,7 +94,7 @@ def styled(size: float, colour: str, font: FontProperties) -> dict[str, Any]:
 
 
 def draw_image(sheet: Figure, values: NDArray[Any], *, left: float, top: float, width: float, height: float) -> Axes:
-    """Values in the scale's colours, on axes that count rows and columns."""
+    """Draw values in the scale's colours, on axes that count rows and columns."""
     across, down = sheet.get_size_inches()
     panel = sheet.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
     panel.set_axis_off()
@@ -105,7 +105,7 @@ def draw_image(sheet: Figure, values: NDArray[Any], *, left: float, top: float, 
 
 
 def draw_scale(sheet: Figure, scale_of: str) -> None:
-    shades = np.linspace(0, 1, 256)[np.newaxis] ** 2  # the colours at even distances
+    shades = np.linspace(0, 1, 256)[np.newaxis] ** 2  # evenly spaced colours
     draw_image(sheet, shades, left=MARGIN, top=BAR_TOP, width=BAR_WIDTH, height=BAR_HEIGHT)
     for tick in TICKS:
         x = MARGIN + BAR_WIDTH * math.sqrt(tick / 100)
