@@ -46,7 +46,7 @@ def existing(folder: Path) -> Path:
 
 
 def writable(folder: Path) -> bool:
-    """Whether this user can write in `folder`; a read-only mount counts too."""
+    """Whether this user can write in `folder`; False on a read-only mount, too."""
     return os.access(folder, os.W_OK | os.X_OK)
 
 

@@ -105,7 +105,7 @@ def wrong_products(bundle: Any, placement: Any) -> list[str]:
         return []
     wrong = inexact_products()
     for line in wrong or ["exact"]:
-        report(f"  products of bytes at their corners: {line}")
+        report(f"  integer products of extreme values: {line}")
     return wrong
 
 

@@ -179,7 +179,7 @@ def test_verify_names_the_processor_and_proves_every_graph_of_every_precision(pr
         )
         assert re.search(line, output)
         assert any(re.match(rf"  {line}", error) for error in errors)
-    assert "  products of bytes at their corners: exact" in errors
+    assert "  integer products of extreme values: exact" in errors
     assert not any("NOT PROVED" in error for error in errors)
 
 
@@ -213,6 +213,6 @@ def test_products_that_are_wrong_at_the_corners_fail_whatever_the_graphs_say(pre
     monkeypatch.setattr("runtime.ort.corners.inexact_products", lambda: ["MatMulNBits of 4 bits: 4 instead of 8"])
     code, output, errors = verify(precise_bundle)
     assert code == 1
-    assert "  products of bytes at their corners: MatMulNBits of 4 bits: 4 instead of 8" in errors
+    assert "  integer products of extreme values: MatMulNBits of 4 bits: 4 instead of 8" in errors
     assert "is NOT verified on cpu" in output
     assert "MatMulNBits of 4 bits: 4 instead of 8; decode fp32" in output

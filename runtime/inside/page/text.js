@@ -64,7 +64,7 @@ function optionOf(token, position) {
   return option;
 }
 
-/** The token above (step -1) or below (1) a token in the next line, if there is one. */
+/** The nearest token in the line above (step -1) or below (1), if there is such a line. */
 function inNextLine(options, position, step) {
   const places = options.map((option) => option.getClientRects()[0]);
   const below = (one, other) => (places[one].top - places[other].top) * step > 1;

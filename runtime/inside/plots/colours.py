@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 INK, FAINT, PAPER, BLANK, ACCENT = "#1b1f24", "#656d76", "#ffffff", "#e6e8ec", "#d9480f"
 BLACK = "#000000"  # on shades, where INK would be too light
-SHADES = ("#f7fbf8", "#cfe8dc", "#8fd0c4", "#3fa7c2", "#2166ac", "#0b2559")  # ever darker, for print and weak sight
+SHADES = ("#f7fbf8", "#cfe8dc", "#8fd0c4", "#3fa7c2", "#2166ac", "#0b2559")  # monotonic lightness, for print too
 TICKS = (0, 1, 5, 10, 25, 50, 100)  # percent
 GAP = -1.0  # a value below the scale: paper
 LIGHT = 0.179  # luminance at which black and white text have the same contrast (WCAG 2)
