@@ -14,7 +14,7 @@ from benchmarks.peers.preparing import kept_environment, kept_format
 from benchmarks.peers.tasks import METRICS
 
 # Seconds on two CPUs, where none are noted: fixed ones, and those of a checkpoint of GPT-2 small's size.
-INSTALLING = 240.0
+INSTALLING, CHARTING = 240.0, 40.0
 SEEDING = 20.0
 EXPORTING = 20.0, 240.0
 CONVERTING = 20.0, 30.0
@@ -67,6 +67,7 @@ def plan_work(checkpoint: Path | None, sides: Sequence[Side], precisions: Sequen
     made = [
         *([] if checkpoint else [(seeded, SEEDING)]),
         *((kept_environment(requirements(peer)), INSTALLING) for peer in peers),
+        *([(kept_environment(requirements("chart")), CHARTING)] if options.chart else []),
         (bundle, scaled(EXPORTING, scale)),
         *((kept, scaled(CONVERTING, scale)) for kept in converted),
     ]
