@@ -1,19 +1,21 @@
 """How fast memory can be read, in bytes a second: the limit of decoding, which reads every weight for every token.
 
-    python benchmarks/bandwidth.py --threads 2
+    python -m benchmarks.bandwidth
 
 So many threads each go once over their own part of an array that no cache holds, and the best of several goes counts.
 Once with huge pages, which is what the memory can give, and once with ordinary ones, in which weights mostly lie.
 """
 
-import argparse
 import json
 import mmap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common.figures import timed
+from benchmarks.common.options import OneLineParser
 
 SIZE = 2**30  # bytes
 GOES = 12
@@ -21,8 +23,8 @@ PAGES = {"huge pages": mmap.MADV_HUGEPAGE, "ordinary pages": mmap.MADV_NOHUGEPAG
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, required=True)
+    parser = OneLineParser("benchmarks.bandwidth", __doc__)
+    parser.add_threads()
     threads = parser.parse_args().threads
     print(json.dumps({name: read_bandwidth(threads, advice) for name, advice in PAGES.items()}))
 
@@ -34,18 +36,12 @@ def read_bandwidth(threads: int, advice: int) -> float:
     array[:] = 1  # pages that nobody wrote to are all one page
     parts = np.array_split(array, threads)
     with ThreadPoolExecutor(threads) as pool:
-        return max(SIZE / seconds_of(partial(go_over, pool, parts)) for _ in range(GOES))
+        return max(SIZE / timed(partial(go_over, pool, parts))[0] for _ in range(GOES))
 
 
-def go_over(pool: ThreadPoolExecutor, parts: list[np.ndarray]) -> None:
+def go_over(pool: ThreadPoolExecutor, parts: list[NDArray[np.int64]]) -> None:
     """Bitwise or: one instruction for 64 bytes, and NumPy lets go of the interpreter meanwhile."""
     list(pool.map(np.bitwise_or.reduce, parts))
-
-
-def seconds_of(work) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

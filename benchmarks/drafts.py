@@ -1,28 +1,28 @@
 """What drafting gives and what it costs: several tokens out of one run, the same tokens.
 
-    python benchmarks/drafts.py                 # a seeded GPT-2 small, and the shipped checkpoint
-    python benchmarks/drafts.py --json
+    python -m benchmarks.drafts                 # a seeded GPT-2 small, and the shipped checkpoint
+    python -m benchmarks.drafts --json
 
 Each text once plainly and once drafted, in turns: greedy continuations, which repeat themselves, drafted from the text
 alone and with int4's help; and a novel that the model is made to read a token at a time, which does not repeat itself.
 """
 
 import argparse
-import json
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from figures import machine, ratios, spread
-from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from seeded import ROOT, exported, seeded_checkpoint
 
 import runtime
+from benchmarks.common.figures import ratios, spread, timed
+from benchmarks.common.options import OneLineParser
+from benchmarks.common.seeded import NOVELIST, exported, seeded_checkpoint
+from benchmarks.common.terminal import empty_table, print_results
+from benchmarks.common.work import ROOT
 from export.parity.greedy import PROMPTS
 from runtime.engine.drafts import DraftModel, PromptLookup
 from runtime.engine.steps import DraftedStep
@@ -33,27 +33,23 @@ NOVEL = ROOT.parent / "shared" / "corpus" / "The-War-of-the-Worlds_36.txt"
 def main() -> None:
     options = parse_arguments()
     results = {}
-    for checkpoint in options.checkpoint or (seeded_checkpoint("small"), ROOT / "models" / "novelist"):
+    for checkpoint in options.checkpoint or (seeded_checkpoint("small"), NOVELIST):
         bundle = exported(checkpoint, ["fp32", "int4"])
         for name, draft in (("the text itself", None), ("the text itself, then int4", "int4")):
             model = runtime.load(bundle, draft=draft, threads=options.threads)
             results[f"{checkpoint.name}, greedy, drafted by {name}"] = measure(model, greedy_turns(model, options))
         if NOVEL.exists():
             results[f"{checkpoint.name}, a novel read"] = measure(model, novel_turns(model, options))
-    if options.json:
-        print(json.dumps({"machine": machine("onnxruntime"), "results": results}, indent=2))
-        return
-    console = Console(width=120)
-    console.print(f"float32, {options.tokens} tokens a text, {options.threads} threads\n{machine('onnxruntime')}\n")
-    console.print(make_table(results))
+    title = f"float32, {options.tokens} tokens a text, {options.threads} threads"
+    print_results(title, {"results": results}, [make_table(results)], as_json=options.json)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, action="append", help="a checkpoint folder; may be repeated")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens of a text (default: 128)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all there are")
-    parser.add_argument("--json", action="store_true")
+    parser = OneLineParser("benchmarks.drafts", __doc__)
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", action="append", help="may be repeated")
+    parser.add_tokens(128)
+    parser.add_threads()
+    parser.add_json()
     return parser.parse_args()
 
 
@@ -63,10 +59,10 @@ class Tally:
     def __init__(self) -> None:
         self.counts: dict[str, list[int]] = {}
         for kind in (PromptLookup, DraftModel):
-            kind.judge = self.counting(kind.__name__, kind.judge)
+            kind.judge = self.counting(kind.__name__, kind.judge)  # type: ignore[method-assign, assignment]
 
-    def counting(self, name: str, judge):
-        def count(drafter, drafted: int, accepted: int) -> None:
+    def counting(self, name: str, judge: Callable[[Any, int, int], None]) -> Callable[[Any, int, int], None]:
+        def count(drafter: Any, drafted: int, accepted: int) -> None:
             counts = self.counts.setdefault(name, [0, 0])
             counts[0] += drafted
             counts[1] += accepted
@@ -78,7 +74,7 @@ class Tally:
 TALLY = Tally()
 
 
-def measure(model: runtime.Model, turns: Iterator[tuple[float, float, bool]]) -> dict:
+def measure(model: runtime.Model, turns: Iterator[tuple[float, float, bool]]) -> dict[str, Any]:
     """Tokens per second of both ways, whether they said the same, and how many drafted ids were right."""
     TALLY.counts.clear()
     pairs = list(track(turns, description=f"{model.bundle.folder.name}", console=Console(stderr=True)))[1:]
@@ -87,10 +83,10 @@ def measure(model: runtime.Model, turns: Iterator[tuple[float, float, bool]]) ->
 
 
 def greedy_turns(model: runtime.Model, options: argparse.Namespace) -> Iterator[tuple[float, float, bool]]:
-    settings = {"max_new_tokens": options.tokens, "ignore_eos": True}
+    settings: dict[str, Any] = {"max_new_tokens": options.tokens, "ignore_eos": True}
     for prompt in (PROMPTS[0], *PROMPTS):
-        plain, slow = timed(partial(model.complete, prompt, draft=False, **settings))
-        drafted, fast = timed(partial(model.complete, prompt, **settings))
+        slow, plain = timed(partial(model.complete, prompt, draft=False, **settings))
+        fast, drafted = timed(partial(model.complete, prompt, **settings))
         yield options.tokens / slow, options.tokens / fast, plain == drafted
 
 
@@ -109,18 +105,12 @@ def read_through(model: runtime.Model, ids: list[int], count: int, *, drafted: b
         plain = partial(state.step, logits=False)
         step = DraftedStep(state, [PromptLookup()], (), len(ids), logits=False) if drafted else plain
         step(ids[:-count])
-        return timed(lambda: [step([token]) for token in ids[-count:]])[1]
+        return timed(lambda: [step([token]) for token in ids[-count:]])[0]
 
 
-def timed(work) -> tuple[object, float]:
-    started = time.perf_counter()
-    return work(), time.perf_counter() - started
-
-
-def make_table(results: dict[str, dict]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("tokens per second, median (min to max)", "plain", "drafted", "times", "right", "same tokens"):
-        table.add_column(heading, justify="left" if heading.startswith("tokens") else "right")
+def make_table(results: dict[str, dict[str, Any]]) -> Table:
+    heading = "tokens per second, median (min to max)"
+    table = empty_table(heading, "plain", "drafted", "times", "right", "same tokens")
     for name, found in results.items():
         table.add_row(
             name,

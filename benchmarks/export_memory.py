@@ -1,9 +1,8 @@
 """Peak memory of a whole export, verification included, as a multiple of the checkpoint's size.
 
-python benchmarks/export_memory.py            # GPT-2 small and medium, seeded, made once in build/benchmarks
+python -m benchmarks.export_memory            # GPT-2 small and medium, seeded, made once in build/benchmarks
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -11,18 +10,18 @@ import sys
 import time
 from pathlib import Path
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from seeded import SIZES, WORK, seeded_checkpoint
+
+from benchmarks.common.options import OneLineParser
+from benchmarks.common.seeded import SIZES, seeded_checkpoint
+from benchmarks.common.terminal import empty_table
+from benchmarks.common.work import ROOT, WORK
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sizes", nargs="*", default=["small", "medium"], help=f"of {', '.join(SIZES)}")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("GPT-2", "checkpoint, MB", "peak memory, MB", "ratio", "seconds"):
-        table.add_column(heading, justify="left" if heading == "GPT-2" else "right", no_wrap=True)
+    parser = OneLineParser("benchmarks.export_memory", __doc__)
+    parser.add_argument("sizes", nargs="*", metavar="SIZE", default=["small", "medium"], help=f"of {', '.join(SIZES)}")
+    table = empty_table("GPT-2", "checkpoint, MB", "peak memory, MB", "ratio", "seconds")
     for size in parser.parse_args().sizes:
         table.add_row(size, *measure(seeded_checkpoint(size)))
     Console(width=100).print(table)
@@ -34,7 +33,7 @@ def measure(checkpoint: Path) -> tuple[str, ...]:
     shutil.rmtree(output, ignore_errors=True)
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "export", checkpoint, "--output", output], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "export", checkpoint, "--output", output], stdout=subprocess.DEVNULL, cwd=ROOT
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,7 +1,7 @@
 """What it costs to keep checked weights out of their file, and a model's first call in a process that is forked off.
 
-    python benchmarks/loading.py                # a seeded GPT-2 small
-    python benchmarks/loading.py --json
+    python -m benchmarks.loading                # a seeded GPT-2 small
+    python -m benchmarks.loading --json
 
 Fresh processes take turns: load, and complete one token; with what `runtime.load` does, with the weights left mapped,
 and without any check. Memory is the process's peak, and what of it is its own and not a file's.
@@ -14,13 +14,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from figures import machine, spread
-from processes import SideError
-from rich import box
-from rich.console import Console
 from rich.table import Table
-from seeded import exported, seeded_checkpoint
-from turns import take_turns
+
+from benchmarks.common.figures import spread
+from benchmarks.common.options import OneLineParser
+from benchmarks.common.seeded import exported, seeded_checkpoint
+from benchmarks.common.terminal import empty_table, print_results
+from benchmarks.common.turns import SideError, take_turns
 
 SIDES = ("as it is", "left mapped", "verify=False")
 FIELDS = ("seconds", "seconds in a child", "own MiB", "peak MiB")
@@ -57,20 +57,16 @@ def main() -> None:
         )[0]
         for precision in options.precisions
     }
-    if options.json:
-        print(json.dumps({"machine": machine("onnxruntime"), "fields": FIELDS, "results": tables}, indent=2))
-        return
-    console = Console(width=120)
-    console.print(f"{bundle.name}\n{machine('onnxruntime')}\n")
-    console.print(make_table(tables))
+    results = {"fields": FIELDS, "results": tables}
+    print_results(bundle.name, results, [make_table(tables)], as_json=options.json)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder; by default a seeded GPT-2 small")
-    parser.add_argument("--precisions", nargs="+", choices=["fp32", "int8", "int4"], default=["fp32", "int8", "int4"])
-    parser.add_argument("--rounds", type=int, default=11, help="turns of each side (default: 11)")
-    parser.add_argument("--json", action="store_true")
+    parser = OneLineParser("benchmarks.loading", __doc__)
+    parser.add_checkpoint()
+    parser.add_precisions()
+    parser.add_rounds(11)
+    parser.add_json()
     return parser.parse_args()
 
 
@@ -80,13 +76,11 @@ def start(bundle: Path, precision: str, side: str) -> list[float]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SideError(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout)
+    return [float(value) for value in json.loads(done.stdout)]
 
 
 def make_table(tables: dict[str, dict[str, list[list[float]]]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("precision", "weights", *FIELDS):
-        table.add_column(heading, justify="right" if heading in FIELDS else "left")
+    table = empty_table("precision", "weights", *FIELDS, left=2)
     for precision, sides in tables.items():
         for side, turns in sides.items():
             table.add_row(precision, side, *(spread(values) for values in zip(*turns, strict=True)))

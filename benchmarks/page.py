@@ -1,6 +1,6 @@
 """The page that looks inside: its size, how soon it is there, and what an event takes, in headless Chromium.
 
-python benchmarks/page.py [--tokens 100,300] [--layers 12] [--heads 12]
+python -m benchmarks.page [--tokens 100,300] [--layers 12] [--heads 12]
 
 An event's time is its script and the layout after it, on the browser's clock: a frame has 16.7 ms. Arrays are made up,
 in the sizes of GPT-2 small unless told otherwise; how long a page takes does not depend on what they hold.
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from selenium import webdriver
 
+from benchmarks.common.options import OneLineParser, count
 from runtime.inside.inspection import Inspection
 from runtime.inside.lens import Lens
 from runtime.inside.page import make_page
@@ -44,32 +45,38 @@ class Words:
 def main() -> None:
     options = parse()
     print(f"{'tokens':>6} {'made, s':>8} {'MB':>6} {'open, s':>8} {'hover, ms':>16} {'other head, ms':>16}")
-    for count in options.tokens:
+    for length in options.tokens:
         started = time.perf_counter()
-        page = make_page(*imagine(count, options.layers, options.heads), model="made up")
+        page = make_page(*imagine(length, options.layers, options.heads), model="made up")
         made = time.perf_counter() - started
         opened, hover, switch = measure(page)
         size = len(page.encode()) / 1e6
-        print(f"{count:>6} {made:>8.2f} {size:>6.2f} {opened:>8.2f} {shown(hover):>16} {shown(switch):>16}", flush=True)
+        print(
+            f"{length:>6} {made:>8.2f} {size:>6.2f} {opened:>8.2f} {shown(hover):>16} {shown(switch):>16}", flush=True
+        )
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tokens", type=lambda text: [int(part) for part in text.split(",")], default=[100, 300])
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--heads", type=int, default=12)
+    parser = OneLineParser("benchmarks.page", __doc__)
+    parser.add_argument("--tokens", type=counts, default=[100, 300])
+    parser.add_argument("--layers", type=count, default=12)
+    parser.add_argument("--heads", type=count, default=12)
     return parser.parse_args()
 
 
-def imagine(count: int, layers: int, heads: int) -> tuple[Inspection, Lens]:
+def counts(text: str) -> list[int]:
+    return [count(part) for part in text.split(",")]
+
+
+def imagine(length: int, layers: int, heads: int) -> tuple[Inspection, Lens]:
     draw = np.random.default_rng(0)
-    maps = np.tril(draw.exponential(size=(layers, heads, count, count)).astype(np.float32) ** 3)
+    maps = np.tril(draw.exponential(size=(layers, heads, length, length)).astype(np.float32) ** 3)
     maps /= maps.sum(-1, keepdims=True)
-    pieces, ids = Words(), tuple(draw.integers(VOCABULARY, size=count).tolist())
+    pieces, ids = Words(), tuple(draw.integers(VOCABULARY, size=length).tolist())
     tokens, none = tuple(map(pieces.piece, ids)), np.empty((0, VOCABULARY), np.float32)
-    top = draw.integers(VOCABULARY, size=(layers + 1, count, K))
-    chances = -np.sort(-draw.dirichlet(np.full(2 * K, 0.3), size=(layers + 1, count)))[..., :K].astype(np.float32)
-    ranks = draw.integers(1, VOCABULARY, size=(layers + 1, count))
+    top = draw.integers(VOCABULARY, size=(layers + 1, length, K))
+    chances = -np.sort(-draw.dirichlet(np.full(2 * K, 0.3), size=(layers + 1, length)))[..., :K].astype(np.float32)
+    ranks = draw.integers(1, VOCABULARY, size=(layers + 1, length))
     seen = Inspection(tokens, ids, none, none, maps, tuple(range(layers)), pieces)
     return seen, Lens(tokens, ids, top, chances, top[-1, :, 0], ranks, chances[..., 0], pieces)
 

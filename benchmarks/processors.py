@@ -1,25 +1,24 @@
 """Products of bytes on this processor, with and without asking for exact ones: what is right, and how long it takes.
 
-    python benchmarks/processors.py BUNDLE                  # a bundle that has int8
-    python benchmarks/processors.py BUNDLE --rounds 0       # what is right alone
-    qemu-x86_64-static -cpu Haswell $(which python) benchmarks/processors.py BUNDLE --rounds 0     # AVX2 alone
+    python -m benchmarks.processors BUNDLE                  # a bundle that has int8
+    python -m benchmarks.processors BUNDLE --rounds 0       # what is right alone
+    qemu-x86_64-static -cpu Haswell $(which python) -m benchmarks.processors BUNDLE --rounds 0     # AVX2 alone
 
 Times are of a prompt that the prefill graph of int8 reads, the two taking turns. An emulator's say nothing.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-from figures import machine, ratios, spread
-from turns import take_turns
-
 import runtime
+from benchmarks.common.figures import machine, ratios, spread, timed
+from benchmarks.common.options import OneLineParser, whole_number
+from benchmarks.common.turns import take_turns
 from runtime.bundle.bundle import open_bundle
 from runtime.diagnosis.processor import find_processor
 from runtime.ort.corners import inexact_products
@@ -40,9 +39,9 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = OneLineParser("benchmarks.processors", __doc__)
     parser.add_argument("bundle", type=Path, help="a bundle that has int8")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each, 0 for none (default: 15)")
+    parser.add_argument("--rounds", type=whole_number, default=15, help="turns of each, 0 for none (default: 15)")
     options = parser.parse_args()
     if not open_bundle(options.bundle, verify=False).manifest.has_graph("prefill", "int8"):
         parser.error(f"{options.bundle} has no int8 graph for prompts; export one with --precision int8")
@@ -80,9 +79,8 @@ def times(folder: Path, rounds: int) -> Iterator[str]:
 def read_prompt(model: runtime.Model) -> float:
     """Seconds that it takes."""
     with model.decode_graph.sequence() as state:
-        started = time.perf_counter()
-        state.advance(range(100, 100 + min(LONGEST, model.prompting.context - 1)))
-        return time.perf_counter() - started
+        ids = range(100, 100 + min(LONGEST, model.prompting.context - 1))
+        return timed(lambda: state.advance(ids))[0]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Which method, block and embedding int4 and int8 are made with, by what each loses on the two held-out books.
 
-    pip install -r benchmarks/requirements/quantization.txt     # for ONNX Runtime's own quantizers
-    python benchmarks/quantization.py                           # the shipped checkpoint; about ten minutes
+    pip install onnx-ir==1.1.0              # for ONNX Runtime's own quantizers
+    python -m benchmarks.quantization       # the shipped checkpoint; about ten minutes
 
 Every row is a decode graph that is really run, inputs rounded to int8 as in serving. ONNX Runtime's quantizers leave
 embedding and `lm_head` in float32, and so does the row of ours that stands beside them. Perplexity decides little, as
@@ -9,7 +9,6 @@ noise may improve it; the Kullback-Leibler divergence from float32's distributio
 """
 
 import argparse
-import json
 import logging
 import math
 import sys
@@ -17,17 +16,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx
 import torch
-from figures import machine
-from rich import box
-from rich.console import Console
+from numpy.typing import NDArray
 from rich.table import Table
-from seeded import ROOT
 
-import export.quantization.quantize as quantizing
+from benchmarks.common.options import OneLineParser
+from benchmarks.common.seeded import NOVELIST
+from benchmarks.common.terminal import empty_table, print_results
+from benchmarks.common.work import ROOT
 from export.architecture import describe
 from export.bundle.writer import copy_weights
 from export.checkpoint import Checkpoint, find_checkpoint
@@ -35,7 +36,8 @@ from export.graphs.decode import build_decode_graph
 from export.graphs.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.codes import QuantizedWeights
-from export.quantization.recipe import RECIPES, Recipe
+from export.quantization.quantize import quantize_checkpoint
+from export.quantization.recipe import DAMPING, RECIPES, Recipe
 from export.weights import write_quantized
 from runtime.arrays import log_softmax
 from runtime.bundle.manifest import Architecture
@@ -45,7 +47,6 @@ from runtime.text.tokenizer import Tokenizer
 BOOKS = ("The-War-of-the-Worlds_36", "Emma_158")
 TOKENS = 16_000  # of each
 PLAIN_ROUNDING = 1e9  # as damping: nothing is made good
-WEIGHTS = "model.onnx_data"
 
 
 class FloatEmbedding(BlockLinear):
@@ -60,20 +61,17 @@ def main() -> None:
     checkpoint = find_checkpoint(str(options.checkpoint))
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(checkpoint, Path(folder))
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, path in bench.graphs():
             rows.append({"method": name, "books": bench.compare(path)})
             print(rows[-1], file=sys.stderr)
-    if options.json:
-        print(json.dumps({"machine": machine("onnxruntime"), "rows": rows}, indent=2))
-        return
-    Console(width=120).print(make_table(rows))
+    print_results(options.checkpoint.name, {"rows": rows}, [make_table(rows)], as_json=options.json)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "models" / "novelist")
-    parser.add_argument("--json", action="store_true")
+    parser = OneLineParser("benchmarks.quantization", __doc__)
+    parser.add_checkpoint(default=NOVELIST)
+    parser.add_json()
     return parser.parse_args()
 
 
@@ -126,12 +124,9 @@ class Bench:
         yield "int8, GPTQ, a scale an output, embedding int8", self.ours(int8)
         yield "int8, the same, integer products", self.ours(int8, linear=IntegerLinear)
 
-    def ours(
-        self, recipe: Recipe, damping: float = quantizing.DAMPING, linear: Callable[..., Linear] = BlockLinear
-    ) -> Path:
-        usual, quantizing.DAMPING = quantizing.DAMPING, damping
-        weights: QuantizedWeights = quantizing.quantize_checkpoint(self.checkpoint, self.texts, recipe, lambda _: None)
-        quantizing.DAMPING = usual
+    def ours(self, recipe: Recipe, damping: float = DAMPING, linear: Callable[..., Linear] = BlockLinear) -> Path:
+        with patch("export.quantization.quantize.DAMPING", damping):
+            weights: QuantizedWeights = quantize_checkpoint(self.checkpoint, self.texts, recipe, lambda _: None)
         if linear is FloatEmbedding:
             wte = self.checkpoint.load_model().transformer.wte.weight.detach()
             weights = replace(weights, tensors={**weights.tensors, "transformer.wte.weight": wte})
@@ -176,7 +171,7 @@ def compare(true: DecodeGraph, session: DecodeGraph, ids: list[int], context: in
     return {"cost": cost, "divergence": float(divergence.mean()), "same": float(same.mean())}
 
 
-def compare_window(true: DecodeGraph, session: DecodeGraph, ids: list[int]) -> tuple[np.ndarray, ...]:
+def compare_window(true: DecodeGraph, session: DecodeGraph, ids: list[int]) -> tuple[NDArray[Any], ...]:
     """Of each token: what it lost of log-probability, the divergence, and whether the likeliest is the same."""
     expected, found = (read(one, ids) for one in (true, session))
     targets = np.arange(len(ids) - 1), ids[1:]
@@ -184,18 +179,15 @@ def compare_window(true: DecodeGraph, session: DecodeGraph, ids: list[int]) -> t
     return expected[targets] - found[targets], divergence, expected.argmax(axis=1) == found.argmax(axis=1)
 
 
-def read(session: DecodeGraph, ids: list[int]) -> np.ndarray:
+def read(session: DecodeGraph, ids: list[int]) -> NDArray[Any]:
     """Log-probabilities [S - 1, V]."""
     with session.sequence() as state:
         return log_softmax(state.read(ids[:-1], last=len(ids) - 1).logits)
 
 
-def make_table(rows: list[dict]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", *(f"{book.partition('_')[0].replace('-', ' ')}\nperplexity" for book in BOOKS)):
-        table.add_column(heading, justify="right" if heading else "left")
-    for heading in ("divergence\nin millinats", "same likeliest\ntoken"):
-        table.add_column(heading, justify="right")
+def make_table(rows: list[dict[str, Any]]) -> Table:
+    perplexities = [f"{book.partition('_')[0].replace('-', ' ')}\nperplexity" for book in BOOKS]
+    table = empty_table("", *perplexities, "divergence\nin millinats", "same likeliest\ntoken")
     for row in rows:
         costs = [f"{book['cost']:+.2%}" for book in row["books"]]
         divergence, same = (np.mean([book[name] for book in row["books"]]) for name in ("divergence", "same"))

@@ -1,13 +1,12 @@
 """What codes of seven bits for the inputs of int8's prompts would cost, worked out in PyTorch.
 
-    python benchmarks/seven_bits.py                         # models/novelist
-    python benchmarks/seven_bits.py --checkpoint DIR
+    python -m benchmarks.seven_bits                         # models/novelist
+    python -m benchmarks.seven_bits --checkpoint DIR
 
 A pair of products of seven and eight bits fits in 16 bits, on any processor. Texts are the model's own; weights are the
 checkpoint's, so that rounding inputs is all that is measured. `lm_head` gets its inputs as they are.
 """
 
-import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,13 +15,15 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
+from benchmarks.common.options import OneLineParser
+from benchmarks.common.seeded import NOVELIST
+
 TOKENS, TEXTS, SEED = 160, 8, 1
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "models" / "novelist")
+    parser = OneLineParser("benchmarks.seven_bits", __doc__)
+    parser.add_checkpoint(default=NOVELIST)
     for bits, logits, cache in measure(parser.parse_args().checkpoint):
         print(f"{bits} bits: logits {logits:.2%} off, keys and values {cache:.2%} at worst")
 
@@ -62,14 +63,17 @@ def outputs(model: GPT2LMHeadModel, ids: Tensor) -> list[Tensor]:
 
 
 def two_sided(rows: Tensor, bits: int) -> Tensor:
-    step = rows.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
-    return (rows / step).round() * step
+    return rounded(rows, rows.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1))
 
 
 def one_sided(rows: Tensor, bits: int) -> Tensor:
     """A zero of its own is a code among them, and moves none of the others."""
-    step = (rows.amax(-1, keepdim=True) - rows.amin(-1, keepdim=True)) / (2**bits - 1)
-    return (rows / step).round() * step
+    return rounded(rows, (rows.amax(-1, keepdim=True) - rows.amin(-1, keepdim=True)) / (2**bits - 1))
+
+
+def rounded(rows: Tensor, step: Tensor) -> Tensor:
+    codes: Tensor = (rows / step).round()
+    return codes * step
 
 
 if __name__ == "__main__":

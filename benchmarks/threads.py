@@ -1,27 +1,26 @@
 """What threads give, from one to all there are: decoding and prefill, in every precision.
 
-    python benchmarks/threads.py                # a seeded GPT-2 small
-    python benchmarks/threads.py --json
+    python -m benchmarks.threads                # a seeded GPT-2 small
+    python -m benchmarks.threads --json
 
 All in one process, taking turns, with pauses for the last one's threads to stop spinning.
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
 from functools import partial
 from pathlib import Path
 
-from figures import machine, ratios, spread
-from rich import box
-from rich.console import Console
 from rich.table import Table
-from seeded import exported, seeded_checkpoint
-from turns import take_turns
 
 import runtime
+from benchmarks.common.figures import ratios, spread
+from benchmarks.common.options import OneLineParser
+from benchmarks.common.seeded import exported, seeded_checkpoint
+from benchmarks.common.terminal import empty_table, print_results
+from benchmarks.common.turns import take_turns
 
 PROMPT, NEW, LONG = 64, 96, 512  # tokens
 
@@ -31,20 +30,15 @@ def main() -> None:
     bundle = exported(options.checkpoint or seeded_checkpoint("small"), options.precisions)
     counts = range(1, len(os.sched_getaffinity(0)) + 1)
     tables = {precision: measure(bundle, precision, counts, options.rounds) for precision in options.precisions}
-    if options.json:
-        print(json.dumps({"machine": machine("onnxruntime"), "results": tables}, indent=2))
-        return
-    console = Console(width=120)
-    console.print(f"{bundle.name}, batch 1\n{machine('onnxruntime')}\n")
-    console.print(make_table(tables))
+    print_results(f"{bundle.name}, batch 1", {"results": tables}, [make_table(tables)], as_json=options.json)
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder; by default a seeded GPT-2 small")
-    parser.add_argument("--precisions", nargs="+", choices=["fp32", "int8", "int4"], default=["fp32", "int8", "int4"])
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each count (default: 7)")
-    parser.add_argument("--json", action="store_true")
+    parser = OneLineParser("benchmarks.threads", __doc__)
+    parser.add_checkpoint()
+    parser.add_precisions()
+    parser.add_rounds(7)
+    parser.add_json()
     return parser.parse_args()
 
 
@@ -69,9 +63,7 @@ def turn(model: runtime.Model) -> tuple[float, float]:
 
 
 def make_table(tables: dict[str, dict[int, list[tuple[float, float]]]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("precision", "threads", "tokens per second", "times one thread's", "ms for 512 tokens", "times"):
-        table.add_column(heading, justify="left" if heading == "precision" else "right")
+    table = empty_table("precision", "threads", "tokens per second", "times one thread's", "ms for 512 tokens", "times")
     for precision, found in tables.items():
         alone = list(zip(*found[1], strict=True))
         for count, turns in found.items():

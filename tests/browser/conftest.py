@@ -103,12 +103,13 @@ class Page:
             Select(self.find(name)).select_by_visible_text(str(number))
 
 
+GET_SELENIUM = "no selenium is installed; make test installs it"
 HOW = "get one: apt-get install chromium chromium-driver, or Chrome and its chromedriver from Google"
 
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="THE PAGE IS NOT TESTED: selenium is not installed; make test installs it")
+    webdriver = pytest.importorskip("selenium.webdriver", reason=f"THE PAGE IS NOT TESTED: {GET_SELENIUM}")
     from selenium.common.exceptions import WebDriverException
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

@@ -103,7 +103,7 @@ def test_paper_has_the_whole_lens_of_a_token(show, html):
 
 @pytest.mark.parametrize(("selector", "act"), [("#tokens [role=option]", "pointerover"), ("[role=gridcell]", "click")])
 def test_an_event_changes_tokens_and_lists_and_nothing_of_the_other_heads(show, imagined, selector, act):
-    """300 tokens of GPT-2 small; how long that takes is benchmarks/page.py's to say.
+    """300 tokens of GPT-2 small; how long that takes is benchmarks.page's to say.
 
     Two changes of colour a token, six for each of five guesses in a layer and two for its answer, eight for each of the
     ten strongest, and a few dozen for what is chosen.

@@ -1,0 +1,170 @@
+"""The loops that take turns: this runtime's, without and with the text, and transformers', eager and compiled."""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import GPT2LMHeadModel, StaticCache
+
+from runtime.engine.decoding import PREFILL_TOKENS, decode_alone, decode_together
+from runtime.engine.drafting import Drafting
+from runtime.engine.steps import DeviceStep
+from runtime.graphs.decode import DecodeGraph
+from runtime.text.generation import Generation
+from runtime.text.options import Settings
+from runtime.text.tokenizer import Tokenizer
+
+Rows = list[list[int]]
+
+
+class Ours:
+    """Prompts, continued by the ids alone: no peer makes text either.
+
+    Args:
+        most: New tokens at most, for which there is room.
+    """
+
+    def __init__(self, session: DecodeGraph, prompts: Sequence[list[int]], most: int) -> None:
+        self.session = session
+        self.prompts = prompts
+        self.room = most + max(map(len, prompts))
+
+    def __call__(self, count: int) -> Rows:
+        return [self.alone(count)] if len(self.prompts) == 1 else self.together(count)
+
+    def alone(self, count: int) -> list[int]:
+        (prompt,) = self.prompts
+        token_ids: list[int] = []
+        with self.session.sequence(self.room) as state:
+            step = DeviceStep(state, len(prompt) + count)
+            while len(token_ids) < count:
+                token_ids.append(step(token_ids[-1:] or prompt)[0])
+        return token_ids
+
+    def together(self, count: int) -> Rows:
+        """Prompts are read some at a time, as `decode_together` does."""
+        batch = self.session.batch(len(self.prompts), self.room)
+        some = max(1, PREFILL_TOKENS // max(map(len, self.prompts)))
+        parts = [
+            batch.admit(self.prompts[first : first + some], logits=False)[0].tolist()
+            for first in range(0, len(self.prompts), some)
+        ]
+        steps = [[token for part in parts for token in part]]
+        while len(steps) < count:
+            steps.append(batch.step(steps[-1], logits=False)[0].tolist())
+        return [list(row) for row in zip(*steps, strict=True)]
+
+
+class OursWithText(Ours):
+    """The whole of `complete`, ids to text included."""
+
+    def __init__(self, session: DecodeGraph, prompts: Sequence[list[int]], most: int, tokenizer: Tokenizer) -> None:
+        super().__init__(session, prompts, most)
+        self.tokenizer = tokenizer
+        self.drafting = Drafting(exact=False)
+
+    def alone(self, count: int) -> list[int]:
+        generation = self.begin(self.prompts[0], count)
+        with self.session.sequence(self.room) as state, self.drafting.step(state, generation, ()) as step:
+            for _ in decode_alone(step, generation, generation.prompt_ids):
+                pass
+        return generation.token_ids
+
+    def together(self, count: int) -> Rows:
+        generations = [self.begin(prompt, count) for prompt in self.prompts]
+        for _ in decode_together(self.session.batch(len(generations), self.room), generations):
+            pass
+        return [generation.token_ids for generation in generations]
+
+    def begin(self, prompt: list[int], count: int) -> Generation:
+        return Generation(prompt, Settings(max_new_tokens=count), tokenizer=self.tokenizer, eos_ids=(), room=count)
+
+
+class Eager:
+    """Prompts of one length, continued by `generate`, greedily and over a cache that grows."""
+
+    def __init__(self, model: GPT2LMHeadModel, prompts: Sequence[list[int]]) -> None:
+        self.model = model
+        self.ids = torch.tensor(prompts, device=model.device)
+
+    @torch.no_grad()
+    def __call__(self, count: int) -> Rows:
+        mask = torch.ones_like(self.ids)
+        found = self.model.generate(self.ids, attention_mask=mask, do_sample=False, max_new_tokens=count)
+        rows: Rows = found[:, self.ids.shape[1] :].tolist()
+        return rows
+
+
+class Compiled:
+    """The same over a cache of fixed size: the prompt read as it comes, each step compiled and captured.
+
+    Steps follow each other without a look at what they said; that is fetched once, at the end.
+
+    Args:
+        most: New tokens at most; the cache has room for no more, as it is read whole.
+    """
+
+    def __init__(self, model: GPT2LMHeadModel, prompts: Sequence[list[int]], most: int) -> None:
+        self.ids = torch.tensor(prompts, device=model.device)
+        self.forward = StaticForward(model, len(prompts), self.ids.shape[1] + most)
+        self.step = CompiledStep(self.forward)
+
+    @torch.no_grad()
+    def __call__(self, count: int) -> Rows:
+        self.forward.cache.reset()
+        length, device = self.ids.shape[1], self.ids.device
+        steps = [self.forward(self.ids, torch.arange(length, device=device))]
+        position = torch.full((1,), length, device=device)
+        for _ in range(count - 1):
+            steps.append(self.step(steps[-1], position))
+            position.add_(1)
+        return torch.cat(steps, dim=1).tolist()
+
+
+class StaticForward:
+    """The most likely ids [B, 1] after ids [B, S] at positions [S]."""
+
+    def __init__(self, model: GPT2LMHeadModel, rows: int, capacity: int) -> None:
+        self.model = model
+        self.rows = rows
+        self.cache = StaticCache(config=model.config, max_cache_len=capacity)
+        self.counts_positions = "cache_position" not in inspect.signature(model.forward).parameters  # from 5 on
+
+    def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
+        places = {} if self.counts_positions else {"cache_position": positions}
+        result = self.model(
+            ids,
+            past_key_values=self.cache,
+            position_ids=positions[None].expand(self.rows, -1),
+            use_cache=True,
+            logits_to_keep=1,
+            **places,
+        )
+        likeliest: Tensor = result.logits[:, -1].argmax(-1, keepdim=True)
+        return likeliest
+
+
+class CompiledStep:
+    """A forward as CUDA graphs, in one piece if the compiler can."""
+
+    def __init__(self, forward: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.forward = forward
+        self.whole = True
+        self.compiled = self.compile()
+
+    def compile(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return torch.compile(self.forward, mode="reduce-overhead", fullgraph=self.whole, dynamic=False)
+
+    def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """A copy: the next run writes where this one did."""
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        try:
+            return self.compiled(ids, positions).clone()
+        except torch._dynamo.exc.Unsupported:
+            if not self.whole:
+                raise
+            self.whole = False
+            torch._dynamo.reset()
+            self.compiled = self.compile()
+            return self(ids, positions)

@@ -1,0 +1,1 @@
+"""This runtime beside its peers, each in an environment and a process of its own."""
