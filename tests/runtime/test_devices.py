@@ -77,8 +77,9 @@ def machine(monkeypatch):
 
 @pytest.fixture
 def loads(monkeypatch, bundle):
-    """Load the bundle, but for the model: what it would be made with."""
-    monkeypatch.setattr("runtime.api.Model", lambda _bundle, **options: SimpleNamespace(**options))
+    """Load the bundle, but for the model: what it would be loaded with."""
+    monkeypatch.setattr("runtime.model.parts.Loading.make", lambda _: None)
+    monkeypatch.setattr("runtime.api.Model", lambda loading, _: loading)
     return lambda path=bundle, **options: load(path, verify=False, **options)
 
 
