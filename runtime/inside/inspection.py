@@ -79,6 +79,10 @@ class Inspection:
         Raises:
             ImportError: matplotlib, the extra `plot`, is not installed.
             ValueError: A layer or head that does not exist, or attentions were not asked for.
+
+        Example:
+            >>> figure = model.inspect("It was a bright cold day").plot_attention(0, 1)
+            >>> figure.savefig("head.png")
         """
         from runtime.inside import plots
 
@@ -91,6 +95,9 @@ class Inspection:
         Raises:
             ImportError: matplotlib, the extra `plot`, is not installed.
             ValueError: Attentions were not asked for.
+
+        Example:
+            >>> model.inspect("It was a bright cold day").plot_overview().savefig("overview.png")
         """
         from runtime.inside import plots
 

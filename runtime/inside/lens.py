@@ -64,6 +64,9 @@ class Lens:
 
         Raises:
             ImportError: matplotlib, the extra `plot`, is not installed.
+
+        Example:
+            >>> model.lens("It was a bright cold day").plot().savefig("lens.png")
         """
         from runtime.inside.plots import plot_lens
 

@@ -42,7 +42,12 @@ class Summary:
         return sum(found)
 
     def as_dict(self) -> dict[str, Any]:
-        """A dictionary for JSON."""
+        """A dictionary for JSON.
+
+        Example:
+            >>> sorted(model.summary().as_dict())
+            ['architecture', 'parameters', 'total']
+        """
         sizes = {name: getattr(self.architecture, name) for name in self.architecture.__slots__}
         return {"architecture": sizes, "parameters": self.parameters, "total": self.total}
 

@@ -30,5 +30,10 @@ class Completion:
         return self.text
 
     def as_dict(self) -> dict[str, Any]:
-        """A dictionary for JSON, without what was not asked for."""
+        """A dictionary for JSON, without what was not asked for.
+
+        Example:
+            >>> sorted(model.complete("It was", max_new_tokens=2).as_dict())
+            ['finish_reason', 'prompt_tokens', 'text', 'token_ids']
+        """
         return {name: value for name, value in asdict(self).items() if value is not None}
