@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from fakes import LetterTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,15 +39,6 @@ def by_hand(prompt_ids, limit, *, ends=True):
         if ends and ids[-1] == END:
             break
     return tuple(ids[len(prompt_ids) :])
-
-
-class FakeTokenizer:
-    """Each token is a letter."""
-
-    joins = True
-
-    def decode(self, ids):
-        return "".join(chr(ord("a") + token) for token in ids)
 
 
 class FakeBatch:
@@ -91,7 +83,7 @@ class FakeBatch:
 def begin(prompt_ids, limit=20, **options):
     room = options.pop("room", 10**6)
     made = Settings(max_new_tokens=limit, **options)
-    return Generation(prompt_ids, made, tokenizer=FakeTokenizer(), eos_ids={END}, room=room)
+    return Generation(prompt_ids, made, tokenizer=LetterTokenizer(), eos_ids={END}, room=room)
 
 
 PROMPTS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12)

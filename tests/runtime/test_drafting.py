@@ -16,7 +16,7 @@ VOCABULARY = 7
 TIE = 1e-4
 
 
-class FakeState:
+class RuledState:
     """A text model of one rule, and what has been run: the next id is decided by the last two."""
 
     def __init__(self, *, seed: int = 0, noise: float = 0.0, ties: bool = False) -> None:
@@ -55,7 +55,7 @@ class FakeState:
 class Guesses:
     """Drafts that are right now and then."""
 
-    def __init__(self, state: FakeState, seed: int) -> None:
+    def __init__(self, state: RuledState, seed: int) -> None:
         self.state, self.random, self.judged = state, random.Random(seed), []
 
     def draft(self, ids, most):
@@ -80,7 +80,7 @@ def decode(step, prompt, count):
 
 @given(seed=st.integers(0, 10_000), prompt=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9))
 def test_drafts_right_or_wrong_change_no_token_and_save_runs(seed, prompt):
-    plain, state = FakeState(seed=seed), FakeState(seed=seed)
+    plain, state = RuledState(seed=seed), RuledState(seed=seed)
     expected = decode(plain.step, prompt, 40)
     guesses = Guesses(state, seed)
     step = DraftedStep(state, [guesses], (), len(prompt) + 40)
@@ -97,14 +97,14 @@ def unjudged(step):
 
 @given(seed=st.integers(0, 10_000))
 def test_where_sums_in_another_order_would_decide_the_plain_run_does(seed):
-    plain, state = FakeState(seed=seed, ties=True), FakeState(seed=seed, ties=True, noise=2e-5)
+    plain, state = RuledState(seed=seed, ties=True), RuledState(seed=seed, ties=True, noise=2e-5)
     expected = decode(plain.step, [1, 2], 30)
     assert decode(DraftedStep(state, [Guesses(state, seed)], (), 32), [1, 2], 30) == expected
 
 
 def test_the_noise_of_that_test_is_enough_to_change_tokens():
     """Without the second look it would fail."""
-    alone, several = (FakeState(seed=1, ties=True, noise=2e-5) for _ in range(2))
+    alone, several = (RuledState(seed=1, ties=True, noise=2e-5) for _ in range(2))
     for state, runs in ((alone, ([0], [1], [2])), (several, ([0], [1, 2]))):
         *_, (most_likely, _) = [state.step(run) for run in runs]
         state.most_likely = most_likely
@@ -112,7 +112,7 @@ def test_the_noise_of_that_test_is_enough_to_change_tokens():
 
 
 def test_no_draft_goes_beyond_the_end_of_the_text():
-    state = FakeState()
+    state = RuledState()
     asked = []
 
     class Greedy:

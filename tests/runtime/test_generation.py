@@ -4,21 +4,13 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from fakes import LetterTokenizer
 
 from runtime.engine.decoding import decode_alone, decode_together
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 
 LOGITS = np.log(np.array([[5, 1, 1, 1], [1, 5, 1, 1], [1, 1, 5, 1], [1, 1, 1, 5]], np.float32) / 8)
-
-
-class FakeTokenizer:
-    """Each token is a letter."""
-
-    joins = True
-
-    def decode(self, ids):
-        return "".join("abcd"[token] for token in ids)
 
 
 class FakeStep:
@@ -33,7 +25,7 @@ class FakeStep:
         return following, LOGITS[following]
 
 
-class FakeBatch:
+class OneRowBatch:
     """The same in one row, which must be the only one."""
 
     rows = 1
@@ -54,7 +46,7 @@ class FakeBatch:
 
 
 def run_together(step, generation):
-    assert list(decode_together(FakeBatch(step), [generation])) == [generation]
+    assert list(decode_together(OneRowBatch(step), [generation])) == [generation]
 
 
 def run_alone(step, generation):
@@ -71,7 +63,7 @@ def begin():
     """A generation after these ids."""
 
     def make(prompt_ids, *, eos_ids=(), room=100, **settings):
-        return Generation(prompt_ids, Settings(**settings), tokenizer=FakeTokenizer(), eos_ids=eos_ids, room=room)
+        return Generation(prompt_ids, Settings(**settings), tokenizer=LetterTokenizer(), eos_ids=eos_ids, room=room)
 
     return make
 

@@ -32,7 +32,7 @@ def read(monkeypatch):
     return counts
 
 
-class FakeState:
+class ScriptedState:
     """A cache without a graph, after which these ids come one after the other."""
 
     launches = False
@@ -53,7 +53,7 @@ def scripted(model, manifest):
     """A session that is given these ids, whatever it asks."""
 
     def open_session(token_ids):
-        state = FakeState(manifest["architecture"]["vocab_size"], token_ids)
+        state = ScriptedState(manifest["architecture"]["vocab_size"], token_ids)
         return Session(nullcontext(state), model.prompting, Drafting(exact=False))
 
     return open_session
