@@ -15,7 +15,7 @@ READY := .venv/.ready
 NOVELIST := models/novelist-onnx
 SIDE_BY_SIDE := --numprocesses auto --dist loadfile --durations 15
 
-.PHONY: help demo test test-all check format map clean
+.PHONY: help demo test test-all check style types contracts drawn format map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -36,10 +36,19 @@ test-all: $(READY)
 	$(BIN)/python -m pytest -m wide $(SIDE_BY_SIDE)
 
 check: $(READY)
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target types contracts style drawn
+
+style:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types:
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+
+contracts:
+	$(BIN)/lint-imports --no-cache
+
+drawn:
 	$(BIN)/python docs/map.py --check
 
 format: $(READY)
