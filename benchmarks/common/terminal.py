@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks.common.figures import machine
 
 TEXT = TextColumn("{task.description}")
-WIDTH = 120
+WIDTH = 140
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def empty_table(*headings: str, left: int = 1) -> Table:
     """The first `left` columns to the left, the others, which are figures, to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if column < left else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if column < left else "right")
     return table
 
 

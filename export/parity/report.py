@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
-
-from rich import box
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from export.parity.greedy import Difference, as_pytorch_has_them
 from export.parity.half import LARGEST, MOST_SHARE
 from export.parity.precision import Quality
 from runtime.bundle.manifest import Continuation, Likelihoods
 from runtime.proof.rounded import RoundedStandard
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 FACTOR = 2.0
 FLOOR = 1e-6
@@ -172,8 +172,11 @@ def describe(difference: Difference) -> str:
     )
 
 
-def make_table(report: Report) -> Table:
+def make_table(report: Report) -> "Table":
     """A row per family of tensors: its worst case, the error there, and PyTorch's own largest error."""
+    from rich import box  # what else is here serves where rich is not installed
+    from rich.table import Table
+
     title = "Parity with PyTorch float64, relative errors: the worst of each kind; beside them PyTorch's own errors"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for heading in ("graph", "tensor", "worst case"):
