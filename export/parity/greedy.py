@@ -49,16 +49,16 @@ class Difference:
         return self.margin < self.noise
 
 
-def continue_prompts(session: DecodeGraph, prompts: Sequence[Sequence[int]], n_positions: int) -> list[Continuation]:
-    return [continue_prompt(session, prompt[: n_positions // 2], n_positions) for prompt in prompts]
+def continue_prompts(graph: DecodeGraph, prompts: Sequence[Sequence[int]], n_positions: int) -> list[Continuation]:
+    return [continue_prompt(graph, prompt[: n_positions // 2], n_positions) for prompt in prompts]
 
 
-def continue_prompt(session: DecodeGraph, prompt_ids: Sequence[int], n_positions: int) -> Continuation:
+def continue_prompt(graph: DecodeGraph, prompt_ids: Sequence[int], n_positions: int) -> Continuation:
     count = min(MAX_NEW_TOKENS, n_positions - len(prompt_ids))
-    return Continuation(list(prompt_ids), greedy_tokens(session, prompt_ids, count))
+    return Continuation(list(prompt_ids), greedy_tokens(graph, prompt_ids, count))
 
 
-def continue_together(session: DecodeGraph, alone: Sequence[Continuation], tokenizer: Tokenizer) -> list[Continuation]:
+def continue_together(graph: DecodeGraph, alone: Sequence[Continuation], tokenizer: Tokenizer) -> list[Continuation]:
     """The same prompts continued by as many tokens, in one batch."""
     generations = [
         Generation(
@@ -70,7 +70,7 @@ def continue_together(session: DecodeGraph, alone: Sequence[Continuation], token
         )
         for continuation in alone
     ]
-    for _ in decode_together(session.batch(len(generations)), generations):
+    for _ in decode_together(graph.batch(len(generations)), generations):
         pass
     return [Continuation(list(generation.prompt_ids), generation.token_ids) for generation in generations]
 

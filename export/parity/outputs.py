@@ -45,12 +45,12 @@ def named_outputs(result: Any) -> Outputs:
     return outputs
 
 
-def reference_outputs(session: ReferenceGraph, case: Case) -> Outputs:
+def reference_outputs(graph: ReferenceGraph, case: Case) -> Outputs:
     """The reference graph's outputs; each chunk gets the cache of the one before."""
     outputs: Outputs = {}
     parts = []
     for chunk in case.chunks():
-        outputs = session.run(chunk.input_ids, attention_mask=chunk.attention_mask, past=outputs)
+        outputs = graph.run(chunk.input_ids, attention_mask=chunk.attention_mask, past=outputs)
         parts.append(by_position(outputs))
     return join(parts, outputs)
 
@@ -78,15 +78,15 @@ def full_width(name: str, array: NDArray[Any], width: int) -> NDArray[Any]:
     return np.pad(array, [(0, 0)] * 3 + [(0, width - array.shape[3])])
 
 
-def decode_outputs(session: DecodeGraph, case: Case) -> Outputs:
+def decode_outputs(graph: DecodeGraph, case: Case) -> Outputs:
     """The decode graph's outputs for a case, in the shapes of `decoded`."""
-    return side_by_side(session, case) if case.padded else one_row(session, case)
+    return side_by_side(graph, case) if case.padded else one_row(graph, case)
 
 
-def side_by_side(session: DecodeGraph, case: Case) -> Outputs:
+def side_by_side(graph: DecodeGraph, case: Case) -> Outputs:
     """Run rows of different lengths in a batch: a right-padded prefill, then one step over their last ids."""
     rows = case.rows()
-    batch = session.batch(len(rows), case.input_ids.shape[1])
+    batch = graph.batch(len(rows), case.input_ids.shape[1])
     batch.admit([row[:-1] for row in rows])
     _, logits = batch.step([row[-1] for row in rows])
     caches = [batch.cache(row) for row in range(len(rows))]
@@ -94,10 +94,10 @@ def side_by_side(session: DecodeGraph, case: Case) -> Outputs:
     return {"logits": logits[None].copy(), **joined}
 
 
-def one_row(session: DecodeGraph, case: Case) -> Outputs:
+def one_row(graph: DecodeGraph, case: Case) -> Outputs:
     """Run one row: logits after each chunk [1, chunks, V], and the cache."""
     logits = []
-    with session.sequence(case.input_ids.shape[1]) as sequence:
+    with graph.sequence(case.input_ids.shape[1]) as sequence:
         for chunk in case.chunks():
             next_token, row = sequence.step(chunk.input_ids[0].tolist())
             logits.append(row.copy())

@@ -112,7 +112,7 @@ def exact_graph(path: Path) -> Iterator[Path]:
 
 
 def judge_quality(
-    session: DecodeGraph,
+    graph: DecodeGraph,
     model: GPT2LMHeadModel,
     weights: QuantizedWeights | None,
     texts: Ids,
@@ -128,7 +128,7 @@ def judge_quality(
         integer: Whether texts read all at once go through integer products.
     """
     loss, expected = read_by_pytorch(model, texts)
-    read = [read_text(session, text.tolist()) for text in texts]
+    read = [read_text(graph, text.tolist()) for text in texts]
     at_once, by_token, ids = zip(*read, strict=True)
     if weights:
         with_weights(model, weights)
@@ -138,7 +138,7 @@ def judge_quality(
         at_once=math.exp(-np.mean(at_once)),
         token_by_token=math.exp(-np.mean(by_token)),
         agreement=float((np.array(ids) == expected).mean()),
-        rounding=max(rounding_error(session, model, text) for text in texts),
+        rounding=max(rounding_error(graph, model, text) for text in texts),
         most_cost=most_cost,
         pytorch_rounding=rounding_by_pytorch(model, weights, texts, integer=integer) if weights else 0.0,
     )
@@ -153,10 +153,10 @@ def read_by_pytorch(model: GPT2LMHeadModel, texts: Ids) -> tuple[float, Ids]:
 
 
 @torch.no_grad()
-def rounding_error(session: DecodeGraph, model: GPT2LMHeadModel, text: Ids) -> float:
+def rounding_error(graph: DecodeGraph, model: GPT2LMHeadModel, text: Ids) -> float:
     """The error of the logits of a text read all at once, centred, as no probability depends on their mean."""
     truth = model(torch.from_numpy(text[None])).logits[0].numpy()
-    with session.sequence() as state:
+    with graph.sequence() as state:
         logits = state.read(text.tolist(), last=len(text)).logits
     return normwise_error(centred(logits), centred(truth))
 
@@ -173,9 +173,9 @@ def rounding_by_pytorch(model: GPT2LMHeadModel, weights: QuantizedWeights, texts
     return max(found)
 
 
-def read_text(session: DecodeGraph, ids: Sequence[int]) -> tuple[list[float], list[float], list[int]]:
+def read_text(graph: DecodeGraph, ids: Sequence[int]) -> tuple[list[float], list[float], list[int]]:
     """Log-probabilities of ids[1:], read all at once and token by token; the most likely ids, token by token."""
-    with session.sequence() as state:
+    with graph.sequence() as state:
         logits = state.read(ids[:-1], last=len(ids) - 1).logits
         at_once = target_logprobs(logits, ids[1:])
         state.rewind(0)

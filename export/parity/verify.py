@@ -174,11 +174,11 @@ def make_standard(case: Case, float32: Outputs, truth: Outputs) -> Standard:
 
 def judge_reference(bundle: Bundle, standards: list[Standard], noise: Noise) -> list[Row]:
     architecture = bundle.manifest.architecture
-    session = ReferenceGraph(bundle.graph_path("reference"), architecture)
+    reference = ReferenceGraph(bundle.graph_path("reference"), architecture)
     return [
         row
         for standard in standards
-        for row in compare("reference", standard, reference_outputs(session, standard.case), standard.truth, noise)
+        for row in compare("reference", standard, reference_outputs(reference, standard.case), standard.truth, noise)
     ]
 
 
@@ -192,8 +192,8 @@ def judge_weights(
     served = measure_rounding(model, part.weights, part.texts[0].tolist(), precision=precision, kinds=kinds)
     del model
     with exact_graph(bundle.graph_path("decode", precision)) as path:
-        session = DecodeGraph(path, bundle.manifest.architecture)
-        rows = judge_decode(f"decode {precision}", session, standards, largest_noise(standards))
+        decode = DecodeGraph(path, bundle.manifest.architecture)
+        rows = judge_decode(f"decode {precision}", decode, standards, largest_noise(standards))
     return [*rows, *judge_rounded(bundle, served)], served
 
 
@@ -216,14 +216,14 @@ def judge_half(
     """Judge the float16 graph on the CPU: errors beside PyTorch's float16, perplexity, and the largest activation."""
     cases, truths = [standard.case for standard in standards], [standard.truth for standard in standards]
     noise = half_noise(checkpoint.load_model(), cases, truths)
-    session = open_decode_graph(bundle, precision=HALF)
-    rows = judge_decode(f"decode {HALF}", session, standards, noise)
+    decode = open_decode_graph(bundle, precision=HALF)
+    rows = judge_decode(f"decode {HALF}", decode, standards, noise)
     model = checkpoint.load_model()
     largest = largest_activation(model, texts)
-    return rows, judge_quality(session, model, None, texts, precision=HALF, most_cost=MOST_COST), largest
+    return rows, judge_quality(decode, model, None, texts, precision=HALF, most_cost=MOST_COST), largest
 
 
-def judge_decode(graph: str, session: DecodeGraph, standards: list[Standard], noise: Noise) -> list[Row]:
+def judge_decode(graph: str, decode: DecodeGraph, standards: list[Standard], noise: Noise) -> list[Row]:
     """Rows for all cases; for the padded one, the decode graph gets the rows' lengths instead of a mask."""
     return [
         row
@@ -231,7 +231,7 @@ def judge_decode(graph: str, session: DecodeGraph, standards: list[Standard], no
         for row in compare(
             graph,
             standard,
-            decode_outputs(session, standard.case),
+            decode_outputs(decode, standard.case),
             decoded(standard.truth, standard.case),
             noise,
         )

@@ -18,12 +18,12 @@ class Drafting:
     Args:
         exact: Whether runs over several ids give what runs over one id give, except in the last bits; if so, plain
             texts are drafted by default.
-        session: The graph of a smaller model, which drafts where the text itself offers no draft.
+        drafter: The graph of a smaller model, which drafts where the text itself offers no draft.
     """
 
-    def __init__(self, *, exact: bool, session: DecodeGraph | None = None) -> None:
+    def __init__(self, *, exact: bool, drafter: DecodeGraph | None = None) -> None:
         self.exact = exact
-        self.session = session
+        self.drafter = drafter
 
     @contextmanager
     def step(self, state: DecodeState, generation: Generation, known: Sequence[int]) -> Iterator[Step]:
@@ -46,6 +46,6 @@ class Drafting:
 
     def _drafters(self, leases: ExitStack) -> list[Drafter]:
         drafters: list[Drafter] = [PromptLookup()]
-        if self.session:
-            drafters.append(DraftModel(leases.enter_context(self.session.sequence())))
+        if self.drafter:
+            drafters.append(DraftModel(leases.enter_context(self.drafter.sequence())))
         return drafters

@@ -43,18 +43,18 @@ class Loading:
         return [each for each in (self.precision, self.draft) if each]
 
     def make(self) -> Parts:
-        open_session = partial(open_decode_graph, self.bundle, placement=self.placement, own=self.verify)
+        open_graph = partial(open_decode_graph, self.bundle, placement=self.placement, own=self.verify)
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
             reading = beside.submit(Prompting, self.bundle)
-            session = open_session(precision=self.precision, threads=self.threads)
+            decode_graph = open_graph(precision=self.precision, threads=self.threads)
         prompting = reading.result()
-        drafts = open_session(precision=self.draft, threads=DRAFT_THREADS) if self.draft else None
+        drafts = open_graph(precision=self.draft, threads=DRAFT_THREADS) if self.draft else None
         hashed = not self.verify or self.precision == "fp32"
         inspector = Inspector(
             self.bundle, prompting, placement=self.placement, threads=self.threads, hash_weights=not hashed
         )
         exact = self.precision in EXACT and not self.placement.on_device
-        return Parts(prompting, session, Drafting(exact=exact, session=drafts), inspector)
+        return Parts(prompting, decode_graph, Drafting(exact=exact, drafter=drafts), inspector)
 
     def again(self) -> Parts:
         """Make the same parts in another process, from the same files, hashed only if they may have changed."""

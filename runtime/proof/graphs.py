@@ -62,17 +62,17 @@ class Proof:
 
 def prove(bundle: Bundle, precision: str, placement: Placement) -> Proof:
     """Replay the manifest's greedy tokens with the decode graph, and compare log-probabilities with PyTorch's."""
-    session = open_decode_graph(bundle, precision=precision, placement=placement)
+    graph = open_decode_graph(bundle, precision=precision, placement=placement)
     probes = bundle.manifest.probes()
     equal = sum(
-        agreement(greedy_tokens(session, probe.prompt_ids, len(probe.token_ids)), probe.token_ids) for probe in probes
+        agreement(greedy_tokens(graph, probe.prompt_ids, len(probe.token_ids)), probe.token_ids) for probe in probes
     )
     tokens = sum(len(probe.token_ids) for probe in probes)
     likelihoods = bundle.manifest.likelihoods()
     if likelihoods is None or precision not in likelihoods.pytorch_errors:
         return Proof(precision, tokens, equal, None, None)
     pairs = zip(probes, likelihoods.logprobs, strict=False)  # a caller may have shortened the probes
-    errors = [largest_error(decode_logits(session, probe, len(truth)), probe, truth) for probe, truth in pairs]
+    errors = [largest_error(decode_logits(graph, probe, len(truth)), probe, truth) for probe, truth in pairs]
     return Proof(precision, tokens, equal, float(np.max(errors)), allowed_error(likelihoods, precision))
 
 
@@ -81,10 +81,10 @@ def prove_reference(bundle: Bundle, placement: Placement) -> Proof | None:
     manifest, likelihoods = bundle.manifest, bundle.manifest.likelihoods()
     if likelihoods is None or not manifest.has_graph("reference", "fp32"):
         return None
-    session = ReferenceGraph(bundle.graph_path("reference"), manifest.architecture, placement=placement)
+    graph = ReferenceGraph(bundle.graph_path("reference"), manifest.architecture, placement=placement)
     tokens, equal, errors = 0, 0, []
     for probe, truth in zip(manifest.probes(), likelihoods.logprobs, strict=False):
-        logits = reference_logits(session, probe, len(truth))
+        logits = reference_logits(graph, probe, len(truth))
         errors.append(largest_error(logits, probe, truth))
         tokens += len(logits)
         equal += int((logits.argmax(axis=1) == probe.token_ids[: len(logits)]).sum())
@@ -127,18 +127,18 @@ def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:
     return differing[0] if differing else len(expected)
 
 
-def decode_logits(session: DecodeGraph, probe: Continuation, most: int) -> Floats:
+def decode_logits(graph: DecodeGraph, probe: Continuation, most: int) -> Floats:
     """The decode graph's logits [tokens, V] that predict the probe's first tokens, at most `most`."""
     targets = probe.token_ids[:most]
     ids = [*probe.prompt_ids, *targets]
-    with session.sequence(len(ids)) as state:
+    with graph.sequence(len(ids)) as state:
         return state.read(ids[:-1], last=len(targets)).logits.copy()
 
 
-def reference_logits(session: ReferenceGraph, probe: Continuation, most: int) -> Floats:
+def reference_logits(graph: ReferenceGraph, probe: Continuation, most: int) -> Floats:
     """The reference graph's logits for the same tokens."""
     targets = probe.token_ids[:most]
-    outputs = session.run(np.array([[*probe.prompt_ids, *targets][:-1]]))
+    outputs = graph.run(np.array([[*probe.prompt_ids, *targets][:-1]]))
     return outputs["logits"][0, -len(targets) :]
 
 
@@ -157,9 +157,9 @@ def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def greedy_tokens(session: DecodeGraph, prompt_ids: Sequence[int], count: int) -> list[int]:
+def greedy_tokens(graph: DecodeGraph, prompt_ids: Sequence[int], count: int) -> list[int]:
     """The `count` most likely ids after `prompt_ids`."""
-    with session.sequence() as sequence:
+    with graph.sequence() as sequence:
         tokens = [sequence.advance(prompt_ids)]
         while len(tokens) < count:
             tokens.append(sequence.advance(tokens[-1:]))

@@ -80,15 +80,15 @@ def prove_rounded(bundle: Bundle, precision: str) -> Iterator[RoundedProof]:
 
 def errors(bundle: Bundle, standard: RoundedStandard, kind: Kind) -> dict[str, float]:
     """Each tensor's absolute distance from the truth on this processor."""
-    session = DecodeGraph(bundle.graph_path(kind, standard.precision), bundle.manifest.architecture)
-    found = read_text(session, standard.token_ids, at_once=kind == "prefill")
+    graph = DecodeGraph(bundle.graph_path(kind, standard.precision), bundle.manifest.architecture)
+    found = read_text(graph, standard.token_ids, at_once=kind == "prefill")
     return {name: distance(sketch(found[name]), truth) for name, truth in standard.sketches.items()}
 
 
-def read_text(session: DecodeGraph, token_ids: list[int], *, at_once: bool) -> dict[str, Any]:
+def read_text(graph: DecodeGraph, token_ids: list[int], *, at_once: bool) -> dict[str, Any]:
     """Keys, values and the last logits; unless `at_once`, the second half of the text runs token by token."""
     half = len(token_ids) if at_once else len(token_ids) // 2
-    with session.sequence(len(token_ids)) as state:
+    with graph.sequence(len(token_ids)) as state:
         answer = state.read(token_ids[:half], last=min(LAST, half))
         logits = [row.copy() for row in answer.logits]
         logits += [state.step([token])[1].copy() for token in token_ids[half:]]
