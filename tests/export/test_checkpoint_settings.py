@@ -1,9 +1,9 @@
 """Settings that the runtime never reads do not stop an export; ids that it would read and that have no row do."""
 
 import json
-import shutil
 
 import pytest
+from json_files import edit
 from transformers import GenerationConfig, GPT2LMHeadModel
 
 from export.bundle.writer import write_settings
@@ -11,21 +11,6 @@ from export.checkpoint import find_checkpoint
 from export.errors import ExportError
 
 LEGACY = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "length_penalty": 0.5, "num_return_sequences": 3}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory, seeded_checkpoint):
-    return seeded_checkpoint(tmp_path_factory.mktemp("settings") / "tiny")
-
-
-@pytest.fixture
-def checkpoint(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "checkpoint")
-
-
-def edit(path, **changes):
-    content = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**content, **changes}))
 
 
 def written(checkpoint, tmp_path):

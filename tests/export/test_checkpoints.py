@@ -11,17 +11,6 @@ from export.checkpoint import find_checkpoint
 from export.errors import ExportError
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory, seeded_checkpoint):
-    return seeded_checkpoint(tmp_path_factory.mktemp("original") / "gpt2-tiny")
-
-
-@pytest.fixture
-def checkpoint(original, tmp_path):
-    """A copy to be changed."""
-    return shutil.copytree(original, tmp_path / "checkpoint")
-
-
 def edit_config(folder, **changes):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

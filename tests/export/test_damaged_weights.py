@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 import torch
@@ -16,16 +15,6 @@ POINTER = (
     "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1\nsize 12345\n"
 )
 C_FC = "transformer.h.1.mlp.c_fc.weight"
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory, seeded_checkpoint):
-    return seeded_checkpoint(tmp_path_factory.mktemp("damage") / "tiny")
-
-
-@pytest.fixture
-def checkpoint(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "checkpoint")
 
 
 def change(checkpoint, change):

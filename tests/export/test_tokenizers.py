@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from json_files import edit
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer, BertTokenizerFast, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -14,20 +15,6 @@ from export.pipeline import export_bundle
 
 TEXT = "The old house stood at the end"
 START, END = "<|endoftext|>", "Ġthe"  # any two tokens do
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory, seeded_checkpoint):
-    return seeded_checkpoint(tmp_path_factory.mktemp("tokenizers") / "tiny")
-
-
-@pytest.fixture
-def checkpoint(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "checkpoint")
-
-
-def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def add_template(checkpoint, make):

@@ -1,14 +1,13 @@
 """Code from a checkpoint never runs, wherever it lies; and a checkpoint reads no file but its own."""
 
-import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from json_files import edit
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
@@ -31,21 +30,6 @@ class Touch:
 
     def __reduce__(self):
         return os.makedirs, (self.path,)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory, seeded_checkpoint):
-    return seeded_checkpoint(tmp_path_factory.mktemp("untrusted") / "tiny")
-
-
-@pytest.fixture
-def checkpoint(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "checkpoint")
-
-
-def edit(path, **changes):
-    content = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**content, **changes}))
 
 
 def plant(checkpoint, markers):
