@@ -1,4 +1,4 @@
-"""A temporary folder with the files of a checkpoint that export knows by name, and nothing else.
+"""A temporary folder of links to a checkpoint's files; each reader beside it names those that it needs.
 
 Libraries look for more in a folder than they are asked for: transformers imports `custom_generate/generate.py` and adds
 an adapter if it finds one, Python itself imports modules there. In this folder they find nothing.

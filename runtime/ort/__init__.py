@@ -1,1 +1,1 @@
-"""Everything that touches ONNX Runtime directly: installation, sessions, placement, memory, threads."""
+"""ONNX Runtime as the other rooms need it: installation, sessions, placement, memory, threads."""

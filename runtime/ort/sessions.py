@@ -1,4 +1,4 @@
-"""Makes every ONNX Runtime session, and checks that its graph fits the manifest."""
+"""Makes the sessions of a bundle's graphs, with their options, and checks that a graph fits the manifest."""
 
 import logging
 from collections.abc import Mapping
