@@ -49,11 +49,16 @@ class Bundle:
         return external_files(self.folder, path.relative_to(self.folder).as_posix(), self.manifest)
 
     def has_successor(self) -> bool:
-        """Whether the manifest on disk has been replaced since."""
+        """Whether the manifest on disk has been replaced since; a new link to it or a new mode replaces nothing."""
         try:
-            return find_mark(self.folder / NAME) != self.marks[NAME]
+            mark = find_mark(self.folder / NAME)
+            if mark == self.marks[NAME]:
+                return False
+            return not mark.same_content(self.marks[NAME]) or read_manifest(self.folder) != self.manifest
         except OSError:
             return False
+        except BundleError:
+            return True
 
     def bos_token_id(self) -> int | None:
         """The id that an empty prompt starts from."""

@@ -1,8 +1,10 @@
 """What becomes of a loaded model when its bundle is moved, replaced or written over, or the current folder changes."""
 
+import os
 import shutil
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,19 @@ def test_complete_goes_over_to_the_bundle_that_was_put_in_the_place_of_the_first
     found = runtime.complete(probe.prompt, **options).token_ids
     assert found == load(prefilling.folder).complete(probe.prompt, max_new_tokens=8).token_ids != probe.token_ids[:8]
     assert any("was replaced" in message for message in caplog.messages)
+
+
+def test_a_link_to_a_manifest_does_not_replace_it_and_another_content_with_the_same_time_does(prefilling):
+    bundle = load(prefilling.folder).bundle
+    manifest = prefilling.folder / "manifest.json"
+    time.sleep(0.02)  # file systems count the time of a change in steps of some milliseconds
+    (prefilling.folder.parent / "link").hardlink_to(manifest)
+    assert not bundle.has_successor()
+    before, content = manifest.stat(), manifest.read_bytes()
+    for other in (content.replace(b'"fp32"', b'"fp16"'), b" " * len(content)):
+        manifest.write_bytes(other)
+        os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert bundle.has_successor()
 
 
 OVERWRITE = """
