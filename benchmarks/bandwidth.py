@@ -14,8 +14,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.figures import timed
-from benchmarks.common.options import OneLineParser
+from benchmarks.common.study import OneLineParser, timed
 
 SIZE = 2**30  # bytes
 GOES = 12

@@ -18,11 +18,9 @@ from rich.progress import track
 from rich.table import Table
 
 import runtime
-from benchmarks.common.figures import ratios, spread, timed
-from benchmarks.common.options import OneLineParser
-from benchmarks.common.seeded import NOVELIST, exported, seeded_checkpoint
-from benchmarks.common.terminal import empty_table, print_results
-from benchmarks.common.work import ROOT
+from benchmarks.common.kept import NOVELIST, ROOT, exported, seeded_checkpoint
+from benchmarks.common.study import OneLineParser, ratios, spread, timed
+from benchmarks.common.turns import empty_table, print_results
 from export.parity.greedy import PROMPTS
 from runtime.engine.drafts import DraftModel, PromptLookup
 from runtime.engine.steps import DraftedStep

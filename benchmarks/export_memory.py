@@ -12,10 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.common.options import OneLineParser
-from benchmarks.common.seeded import SIZES, seeded_checkpoint
-from benchmarks.common.terminal import empty_table
-from benchmarks.common.work import ROOT, WORK
+from benchmarks.common.kept import ROOT, SIZES, WORK, seeded_checkpoint
+from benchmarks.common.study import OneLineParser
+from benchmarks.common.turns import empty_table
 
 
 def main() -> None:

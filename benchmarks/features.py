@@ -14,10 +14,9 @@ from rich.progress import track
 from rich.table import Table
 
 import runtime
-from benchmarks.common.figures import ratios, spread, timed
-from benchmarks.common.options import OneLineParser
-from benchmarks.common.seeded import exported, seeded_checkpoint
-from benchmarks.common.terminal import empty_table, print_results
+from benchmarks.common.kept import exported, seeded_checkpoint
+from benchmarks.common.study import OneLineParser, ratios, spread, timed
+from benchmarks.common.turns import empty_table, print_results
 
 PROMPT = "It is a truth universally acknowledged, that a single man in possession of a good fortune"
 HISTORY, NEW = 900, 20  # tokens

@@ -16,11 +16,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.common.figures import spread
-from benchmarks.common.options import OneLineParser
-from benchmarks.common.seeded import exported, seeded_checkpoint
-from benchmarks.common.terminal import empty_table, print_results
-from benchmarks.common.turns import SideError, take_turns
+from benchmarks.common.kept import exported, seeded_checkpoint
+from benchmarks.common.study import OneLineParser, spread
+from benchmarks.common.turns import SideError, empty_table, print_results, take_turns
 
 SIDES = ("as it is", "left mapped", "verify=False")
 FIELDS = ("seconds", "seconds in a child", "own MiB", "peak MiB")

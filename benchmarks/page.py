@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from selenium import webdriver
 
-from benchmarks.common.options import OneLineParser, count
+from benchmarks.common.study import OneLineParser, count
 from runtime.inside.inspection import Inspection
 from runtime.inside.lens import Lens
 from runtime.inside.page import make_page

@@ -16,8 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import runtime
-from benchmarks.common.figures import machine, ratios, spread, timed
-from benchmarks.common.options import OneLineParser, whole_number
+from benchmarks.common.study import OneLineParser, machine, ratios, spread, timed, whole_number
 from benchmarks.common.turns import take_turns
 from runtime.bundle.bundle import open_bundle
 from runtime.diagnosis.processor import find_processor

@@ -25,10 +25,9 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from benchmarks.common.options import OneLineParser
-from benchmarks.common.seeded import NOVELIST
-from benchmarks.common.terminal import empty_table, print_results
-from benchmarks.common.work import ROOT
+from benchmarks.common.kept import NOVELIST, ROOT
+from benchmarks.common.study import OneLineParser
+from benchmarks.common.turns import empty_table, print_results
 from export.architecture import describe
 from export.bundle.writer import copy_weights
 from export.checkpoint import Checkpoint, find_checkpoint

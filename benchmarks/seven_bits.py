@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from benchmarks.common.options import OneLineParser
-from benchmarks.common.seeded import NOVELIST
+from benchmarks.common.kept import NOVELIST
+from benchmarks.common.study import OneLineParser
 
 TOKENS, TEXTS, SEED = 160, 8, 1
 

@@ -16,11 +16,9 @@ from pathlib import Path
 from rich.table import Table
 
 import runtime
-from benchmarks.common.figures import ratios, spread
-from benchmarks.common.options import OneLineParser
-from benchmarks.common.seeded import exported, seeded_checkpoint
-from benchmarks.common.terminal import empty_table, print_results
-from benchmarks.common.turns import take_turns
+from benchmarks.common.kept import exported, seeded_checkpoint
+from benchmarks.common.study import OneLineParser, ratios, spread
+from benchmarks.common.turns import empty_table, print_results, take_turns
 
 PROMPT, NEW, LONG = 64, 96, 512  # tokens
 

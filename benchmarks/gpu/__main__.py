@@ -17,9 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.figures import ratios, spread, text_table
-from benchmarks.common.options import OneLineParser, count
-from benchmarks.common.work import WORK
+from benchmarks.common.kept import WORK
+from benchmarks.common.study import OneLineParser, count, ratios, spread, text_table
 from benchmarks.gpu.parts import Budget, run_part
 from benchmarks.gpu.plan import PART_SECONDS, Plan, part_names
 

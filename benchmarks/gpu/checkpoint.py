@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from benchmarks.common.figures import processor
+from benchmarks.common.study import processor
 from benchmarks.gpu.plan import Piece, Plan
 from export.architecture import describe
 from export.graphs.device import Float32Graph, HalfGraph

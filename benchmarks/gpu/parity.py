@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common.figures import text_table
+from benchmarks.common.study import text_table
 from benchmarks.gpu.checkpoint import Checkpoint, OnDevice
 from benchmarks.gpu.plan import Piece, Plan
 from benchmarks.gpu.sides import Ours

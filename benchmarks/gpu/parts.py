@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.work import ROOT
+from benchmarks.common.kept import ROOT
 from benchmarks.gpu.plan import Piece, Plan, expected_seconds, one_line
 
 GRACE = 5  # seconds for a part to end by itself; it looks at the clock between turns

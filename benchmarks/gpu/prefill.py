@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from benchmarks.common.figures import ratios, spread, text_table, timed
+from benchmarks.common.study import ratios, spread, text_table, timed
 from benchmarks.gpu.checkpoint import Checkpoint
 from benchmarks.gpu.plan import Piece, Plan
 from benchmarks.gpu.rounds import Make, Side, make_sides, take_rounds

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common.figures import ratios, spread, text_table, timed
+from benchmarks.common.study import ratios, spread, text_table, timed
 from benchmarks.gpu.checkpoint import Checkpoint
 from benchmarks.gpu.plan import Piece, Plan
 from benchmarks.gpu.rounds import Make, make_sides, take_rounds

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from benchmarks.common.figures import text_table, timed
+from benchmarks.common.study import text_table, timed
 from benchmarks.gpu.checkpoint import Checkpoint
 from benchmarks.gpu.kernels import Kernels, kernels_of, make_stepper, profiled_by_onnxruntime
 from benchmarks.gpu.plan import Piece, Plan, one_line

@@ -30,12 +30,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.figures import processor
-from benchmarks.common.options import PRECISIONS, OneLineParser, count, number_from
-from benchmarks.common.seeded import exported, seeded_checkpoint
-from benchmarks.common.terminal import remark
+from benchmarks.common.kept import ROOT, WORK, exported, seeded_checkpoint
+from benchmarks.common.study import PRECISIONS, OneLineParser, count, number_from, processor, remark
 from benchmarks.common.turns import SideError
-from benchmarks.common.work import ROOT, WORK
 from benchmarks.peers.contestants import OURS, PEERS, Side, release, requirements, sides_of
 from benchmarks.peers.estimate import note_rounds, plan_work
 from benchmarks.peers.measuring import measure, measure_bandwidth

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.common.options import PRECISIONS
+from benchmarks.common.study import PRECISIONS
 
 HERE = Path(__file__).parent
 OURS = "gpt2-onnx"

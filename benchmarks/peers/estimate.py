@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.seeded import kept_bundle, kept_checkpoint, lacking
+from benchmarks.common.kept import Kept, kept_bundle, kept_checkpoint, lacking, note_seconds, noted_seconds
 from benchmarks.common.turns import PAUSE
-from benchmarks.common.work import Kept, note_seconds, noted_seconds
 from benchmarks.peers.contestants import OURS, Side, requirements
 from benchmarks.peers.preparing import kept_environment, kept_format
 from benchmarks.peers.tasks import METRICS

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from benchmarks.common.terminal import step
-from benchmarks.common.turns import SideError, take_turns
-from benchmarks.common.work import ROOT
+from benchmarks.common.kept import ROOT
+from benchmarks.common.turns import SideError, step, take_turns
 from benchmarks.peers.contestants import TRUTH
 from benchmarks.peers.preparing import Ready
 from benchmarks.peers.processes import Worker, cold_start

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.terminal import remark, step
-from benchmarks.common.turns import SideError
-from benchmarks.common.work import ROOT, WORK, Kept, digest
+from benchmarks.common.kept import ROOT, WORK, Kept, digest
+from benchmarks.common.study import remark
+from benchmarks.common.turns import SideError, step
 from benchmarks.peers.contestants import OURS, Side, requirements
 from benchmarks.peers.processes import last_line, line_of, side_environment, start
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.kept import ROOT
 from benchmarks.common.turns import SideError
-from benchmarks.common.work import ROOT
 
 PATIENCE = 900  # seconds for an answer; slower is a failure, so that nothing waits for ever
 NOT_OURS = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH")  # compiled modules are kept, as pip installs them

@@ -7,13 +7,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common.figures import ratios, spread
-from benchmarks.common.options import PRECISIONS
-from benchmarks.common.terminal import empty_table
+from benchmarks.common.study import PRECISIONS, ratios, spread
+from benchmarks.common.turns import WIDTH, empty_table
 from benchmarks.peers.contestants import OURS
 from benchmarks.peers.tasks import METRICS
 
-WIDTH = 140
 MISSING = "–"
 STARTS = {"start": "cold start, s", "memory": "peak memory, MiB"}
 BEST: dict[str, Callable[..., Any]] = {
