@@ -19,8 +19,7 @@ from typing import Any
 
 from benchmarks.common.kept import WORK
 from benchmarks.common.study import OneLineParser, count, ratios, spread, text_table
-from benchmarks.gpu.parts import Budget, run_part
-from benchmarks.gpu.plan import PART_SECONDS, Plan, part_names
+from benchmarks.gpu.parts import PART_SECONDS, Budget, Plan, part_names, run_part
 
 OURS = "ours"
 SPEEDS = {  # a side, and how many times its tokens a second ours must reach

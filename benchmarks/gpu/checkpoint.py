@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.common.study import processor
-from benchmarks.gpu.plan import Piece, Plan
+from benchmarks.gpu.parts import Piece, Plan
 from export.architecture import describe
 from export.graphs.device import Float32Graph, HalfGraph
 from export.graphs.linear import FloatLinear

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.common.study import text_table
 from benchmarks.gpu.checkpoint import Checkpoint, OnDevice
-from benchmarks.gpu.plan import Piece, Plan
+from benchmarks.gpu.parts import Piece, Plan
 from benchmarks.gpu.sides import Ours
 from export.parity.cases import Case, make_cases, single
 from export.parity.greedy import continuation_logits, find_suspects, judge_suspect

@@ -9,9 +9,8 @@ from transformers import GPT2LMHeadModel
 
 from benchmarks.common.study import ratios, spread, text_table, timed
 from benchmarks.gpu.checkpoint import Checkpoint
-from benchmarks.gpu.plan import Piece, Plan
-from benchmarks.gpu.rounds import Make, Side, make_sides, take_rounds
-from benchmarks.gpu.sides import CompiledStep, StaticForward
+from benchmarks.gpu.parts import Piece, Plan
+from benchmarks.gpu.sides import CompiledStep, Make, Side, StaticForward, make_sides, take_rounds
 from benchmarks.gpu.speed import COMPILED, OURS
 
 EAGER = "transformers, forward"

@@ -13,9 +13,8 @@ import torch
 
 from benchmarks.common.study import ratios, spread, text_table, timed
 from benchmarks.gpu.checkpoint import Checkpoint
-from benchmarks.gpu.plan import Piece, Plan
-from benchmarks.gpu.rounds import Make, make_sides, take_rounds
-from benchmarks.gpu.sides import Compiled, Eager, Ours, OursWithText
+from benchmarks.gpu.parts import Piece, Plan
+from benchmarks.gpu.sides import Compiled, Eager, Make, Ours, OursWithText, make_sides, take_rounds
 from runtime.text.tokenizer import Tokenizer
 
 OURS = "ours"
