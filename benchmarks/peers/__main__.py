@@ -34,11 +34,9 @@ from benchmarks.common.kept import ROOT, WORK, exported, seeded_checkpoint
 from benchmarks.common.study import PRECISIONS, OneLineParser, count, number_from, processor, remark
 from benchmarks.common.turns import SideError
 from benchmarks.peers.contestants import OURS, PEERS, Side, release, requirements, sides_of
-from benchmarks.peers.estimate import note_rounds, plan_work
-from benchmarks.peers.measuring import measure, measure_bandwidth
-from benchmarks.peers.preparing import make_ready, python_of
+from benchmarks.peers.measuring import BATCH_TOKENS, make_tasks, measure, measure_bandwidth
+from benchmarks.peers.preparing import make_ready, note_rounds, plan_work, python_of
 from benchmarks.peers.tables import print_report
-from benchmarks.peers.tasks import BATCH_TOKENS, make_tasks
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from benchmarks.common.study import PRECISIONS, ratios, spread
 from benchmarks.common.turns import WIDTH, empty_table
 from benchmarks.peers.contestants import OURS
-from benchmarks.peers.tasks import METRICS
+from benchmarks.peers.measuring import METRICS
 
 MISSING = "–"
 STARTS = {"start": "cold start, s", "memory": "peak memory, MiB"}
