@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = OneLineParser("benchmarks.page", __doc__)
+    parser = OneLineParser("python -m benchmarks.page", __doc__)
     parser.add_argument("--tokens", type=counts, default=[100, 300])
     parser.add_argument("--layers", type=count, default=12)
     parser.add_argument("--heads", type=count, default=12)

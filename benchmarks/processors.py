@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = OneLineParser("benchmarks.processors", __doc__)
+    parser = OneLineParser("python -m benchmarks.processors", __doc__)
     parser.add_argument("bundle", type=Path, help="a bundle that has int8")
     parser.add_argument("--rounds", type=whole_number, default=15, help="turns of each, 0 for none (default: 15)")
     options = parser.parse_args()

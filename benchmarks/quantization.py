@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = OneLineParser("benchmarks.quantization", __doc__)
+    parser = OneLineParser("python -m benchmarks.quantization", __doc__)
     parser.add_checkpoint(default=NOVELIST)
     parser.add_json()
     return parser.parse_args()

@@ -22,7 +22,7 @@ TOKENS, TEXTS, SEED = 160, 8, 1
 
 
 def main() -> None:
-    parser = OneLineParser("benchmarks.seven_bits", __doc__)
+    parser = OneLineParser("python -m benchmarks.seven_bits", __doc__)
     parser.add_checkpoint(default=NOVELIST)
     for bits, logits, cache in measure(parser.parse_args().checkpoint):
         print(f"{bits} bits: logits {logits:.2%} off, keys and values {cache:.2%} at worst")

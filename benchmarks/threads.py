@@ -52,7 +52,7 @@ def measure_all(options: argparse.Namespace) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = OneLineParser("benchmarks.threads", __doc__)
+    parser = OneLineParser("python -m benchmarks.threads", __doc__)
     parser.add_checkpoint()
     parser.add_precisions()
     parser.add_rounds(7)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 PRECISIONS = ("fp32", "int8", "int4")
 Answer = TypeVar("Answer")
@@ -22,15 +22,19 @@ class OneLineParser(argparse.ArgumentParser):
     """argparse without the usage text in front of each error, and the options that studies share.
 
     Args:
-        module: The one that is run; argparse knows the file's name only.
-        docstring: Of that module; its first line is what `--help` says.
+        description: A docstring; its first line is what `--help` says.
     """
 
-    def __init__(self, module: str, docstring: str | None) -> None:
-        super().__init__(prog=f"python -m {module}", description=(docstring or "").partition("\n")[0])
+    def __init__(self, prog: str, description: str | None, **settings: Any) -> None:
+        super().__init__(prog=prog, description=(description or "").partition("\n")[0], **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
+
+    def add_studies(self, **studies: str) -> list["OneLineParser"]:
+        """A subcommand for each, by its name and what it measures."""
+        chosen = self.add_subparsers(required=True, metavar="STUDY")
+        return [chosen.add_parser(name, help=what, description=what) for name, what in studies.items()]
 
     def add_checkpoint(self, default: Path | None = None) -> None:
         usual = default.name if default else "a seeded GPT-2 small"

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = OneLineParser("benchmarks.gpu", __doc__)
+    parser = OneLineParser("python -m benchmarks.gpu", __doc__)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu is a rehearsal (default: cuda)")
     parser.add_argument("--checkpoint", choices=["seeded-small", "seeded-tiny"], default="seeded-small")
     parser.add_argument("--layers", type=count, help="of the checkpoint, instead of all it has")

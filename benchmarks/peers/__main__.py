@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def make_parser(docstring: str | None) -> OneLineParser:
-    parser = OneLineParser("benchmarks.peers", docstring)
+    parser = OneLineParser("python -m benchmarks.peers", docstring)
     parser.add_checkpoint()
     parser.add_argument("--peers", nargs="+", type=peer_named, default=PEERS, metavar="PEER", help=", ".join(PEERS))
     parser.add_precisions()

@@ -59,7 +59,7 @@ def load(folder: str, precision: str, threads: int) -> protocol.Take:
         if [model.encode(text) for text in texts] != prompts:
             raise ValueError("the prompts' texts have other ids")
         settings: dict[str, Any] = {"max_new_tokens": new_tokens, "ignore_eos": True}
-        settings["draft"] = False  # which `python -m benchmarks.drafts` measures
+        settings["draft"] = False  # which `python -m benchmarks.generating drafts` measures
         if len(texts) == 1:
             return lambda: [list(model.complete(texts[0], **settings).token_ids)]
         return lambda: [list(done.token_ids) for done in model.complete(texts, batch_size=len(texts), **settings)]
