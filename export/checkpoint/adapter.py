@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from export.checkpoint.staging import StagingFolder
-from export.checkpoint.weights import check_finite, files_sha256, read_tensors
+from export.checkpoint.weights import check_finite, counted, files_sha256, read_tensors
 from export.errors import ExportError, first_line
 from runtime.errors import command
 
@@ -85,7 +85,9 @@ def checked(name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The settings for peft, without code or training settings; ExportError for what cannot be merged."""
     kind = given.get("peft_type")
     if kind not in MERGED:
-        raise ExportError(f"{name}: peft_type must be one of {', '.join(MERGED)}, which can be merged, got {kind!r}")
+        raise ExportError(
+            f"{name}: peft_type must be one of {', '.join(MERGED)} (no other can be merged), got {kind!r}"
+        )
     if given.get("task_type") not in TASKS:
         raise ExportError(f"{name}: task_type must be CAUSAL_LM, got {given['task_type']!r}")
     start = given.get("init_lora_weights", True)
@@ -125,7 +127,7 @@ def merge(model: GPT2LMHeadModel, adapter: Adapter, config: GPT2Config) -> GPT2L
         raise ExportError(f"{adapter.id}: it cannot be merged: {first_line(error)}") from None
     apart = float((found - expected).norm() / expected.norm())
     if not apart <= MOST_ERROR:  # True for NaN
-        raise ExportError(f"{adapter.id}: merged, its logits are {apart:.1e} off those of the adapter beside its base")
+        raise ExportError(f"{adapter.id}: merging it changes the logits by {apart:.1e} (at most {MOST_ERROR:.0e})")
     for parameter in merged.parameters():
         parameter.requires_grad_(True)
     return merged
@@ -139,10 +141,10 @@ def attach(peft: Any, model: GPT2LMHeadModel, adapter: Adapter) -> Any:
     loaded = both.load_adapter(str(adapter.staging.path), "default", torch_device="cpu")
     stray = sorted(loaded.unexpected_keys)
     if stray:
-        raise ExportError(f"{adapter.id}: its base has no place for {len(stray)} of its tensors, {stray[0]} among them")
+        raise ExportError(f"{adapter.id}: its base has no place for {counted(stray)}")
     absent = sorted(key for key in loaded.missing_keys if "default" in key.split("."))
     if absent:
-        raise ExportError(f"{adapter.id}: it lacks {len(absent)} tensors, {absent[0]} among them")
+        raise ExportError(f"{adapter.id}: it lacks {counted(absent)}")
     return both.eval()
 
 

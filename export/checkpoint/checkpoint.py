@@ -13,7 +13,7 @@ from export.checkpoint.hub import Source, find_source
 from export.checkpoint.settings import Settings, read_settings
 from export.checkpoint.staging import StagingFolder
 from export.checkpoint.tokenizer import load_tokenizer, stage_tokenizer
-from export.checkpoint.weights import check_weights, files_sha256, has_weights, stage_weights
+from export.checkpoint.weights import check_weights, counted, files_sha256, has_weights, stage_weights
 from export.errors import ExportError, first_line
 
 
@@ -59,8 +59,7 @@ class Checkpoint:
         except Exception as error:  # safetensors, pickle and transformers raise their own exceptions
             raise ExportError(f"{self.id}: its weights cannot be loaded: {first_line(error)}") from None
         if loading["missing_keys"]:
-            names = sorted(loading["missing_keys"])
-            raise ExportError(f"{self.id}: its weights lack {len(names)} tensors, {names[0]} among them")
+            raise ExportError(f"{self.id}: its weights lack {counted(sorted(loading['missing_keys']))}")
         for parameter in model.parameters():  # off the mapped file, whose pages would stay beside a converted copy
             parameter.data = parameter.data.clone()
         return adapters.merge(model.eval(), self.adapter, self.config) if self.adapter else model.eval()
@@ -98,7 +97,9 @@ def find_checkpoint(name: str, *, revision: str | None = None, adapter: str | No
     merged = None if adapter is None else find_source(adapter)
     if (source.folder / adapters.CONFIG).is_file():
         if merged:
-            raise ExportError(f"{name} holds an adapter itself, and {adapter} is another; merge one at a time")
+            raise ExportError(
+                f"{name} has an adapter of its own, and {adapter} would be a second one; merge one at a time"
+            )
         merged = source
         if not has_weights(source.folder):
             base, base_revision = adapters.base_of(source.folder)

@@ -50,9 +50,9 @@ def read_settings(staging: StagingFolder) -> Settings:
     notes = list(check_ids(staging.name, config, generation))
     if dropped:
         source = CONFIG if given is None else GENERATION
-        notes.append(f"{', '.join(dropped)} of its {source} left out, which transformers finds invalid")
+        notes.append(f"left out of its {source}: {', '.join(dropped)} (invalid for transformers)")
     if code:
-        notes.append(f"{', '.join(code)} of its config.json left out: code from a checkpoint never runs")
+        notes.append(f"left out of its config.json: {', '.join(code)} (code from a checkpoint never runs)")
     return Settings(config, generation, tuple(notes))
 
 
@@ -101,9 +101,8 @@ def check_ids(name: str, config: GPT2Config, generation: dict[str, Any]) -> Iter
         if not stray:
             continue
         if field != "pad_token_id" and not only_unchosen(stray):
-            raise ExportError(
-                f"{name}: {field} must be an id from 0 to {config.vocab_size - 1:,}, as wte has rows, got {stray[0]!r}"
-            )
+            last = config.vocab_size - 1
+            raise ExportError(f"{name}: {field} must be from 0 to {last:,} (the rows of wte), got {stray[0]!r}")
         yield f"its {field}, {stray[0]!r}, has no row in wte ({config.vocab_size:,} rows) and is never used"
 
 

@@ -90,14 +90,13 @@ def load_tokenizer(
         raise ExportError(f"{name}: its tokenizer cannot be loaded: {first_line(error)}") from None
     token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1], default=("", -1))
     if largest >= config.vocab_size:
-        last = config.vocab_size - 1
         raise ExportError(
-            f"{name}: its tokenizer has the id {largest:,} ({token!r}), and wte has rows 0 to {last:,} only"
+            f"{name}: its tokenizer has the id {largest:,} ({token!r}), but wte has only {config.vocab_size:,} rows"
         )
     if not tokenizer.get_vocab():
         raise ExportError(f"{name}: its tokenizer has no tokens")
     after = ", ".join(end_with_the_text(name, tokenizer.backend_tokenizer))
-    told = f"its tokenizer adds {after} after a text: left out, as a completion would begin after it"
+    told = f"left out of its tokenizer: {after} after a text (a completion would begin after it)"
     return cast(PreTrainedTokenizerBase, tokenizer), [told] if after else []
 
 

@@ -1,7 +1,7 @@
 """Finds a checkpoint's weight files, and checks their tensors against its config: names, shapes, finite numbers."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -98,11 +98,12 @@ def check_weights(name: str, config: GPT2Config, paths: Iterable[Path]) -> list[
         elif given != TIED and not given.endswith(BUFFERS):
             unknown.append(given)
     check_names(name, config, missing=expected.keys() - seen, unknown=unknown)
-    return (
-        [f"{len(unknown)} tensors of its weights left out as unknown to GPT-2, {unknown[0]} among them"]
-        if unknown
-        else []
-    )
+    return [f"left out of its weights: {counted(unknown)} (unknown to GPT-2)"] if unknown else []
+
+
+def counted(names: Sequence[str]) -> str:
+    """How many tensors, and the first of them."""
+    return f"1 tensor, {names[0]}" if len(names) == 1 else f"{len(names):,} tensors, including {names[0]}"
 
 
 def full_name(name: str, expected: dict[str, tuple[int, ...]]) -> str:
@@ -119,8 +120,8 @@ def check_tensor(what: str, tensor: torch.Tensor, expected: tuple[int, ...]) -> 
     """Raise ExportError unless a tensor has the expected shape, a known dtype and finite values."""
     found = tuple(tensor.shape)
     if found != expected:
-        hint = "; it is transposed, as nn.Linear has it and Conv1D does not" if found == expected[::-1] else ""
-        raise ExportError(f"{what} has the shape {list(found)}, and by its config.json {list(expected)}{hint}")
+        hint = "; it is transposed, as for nn.Linear, but GPT-2 uses Conv1D" if found == expected[::-1] else ""
+        raise ExportError(f"{what} has shape {list(found)}, but its config.json says {list(expected)}{hint}")
     if tensor.dtype not in DTYPES:
         read = ", ".join(map(dtype_name, DTYPES))
         raise ExportError(f"{what} is {dtype_name(tensor.dtype)}; readable dtypes are {read}")
@@ -140,9 +141,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def check_names(name: str, config: GPT2Config, *, missing: Iterable[str], unknown: Iterable[str]) -> None:
     absent = sorted(missing)
     if absent:
-        raise ExportError(f"{name}: its weights lack {len(absent)} tensors, {absent[0]} among them")
+        raise ExportError(f"{name}: its weights lack {counted(absent)}")
     layers = sorted(key for key in unknown if key.removeprefix(PREFIX).startswith("h."))
     if layers:
-        raise ExportError(
-            f"{name}: its weights hold {layers[0]}, which its config.json, n_layer {config.n_layer}, has not"
-        )
+        raise ExportError(f"{name}: its weights include {layers[0]}, but its config.json has n_layer {config.n_layer}")

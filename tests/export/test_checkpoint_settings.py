@@ -29,7 +29,7 @@ def test_sampling_settings_in_a_legacy_config_are_carried(checkpoint, tmp_path):
     assert (generation.temperature, generation.top_p, generation.num_return_sequences) == (0.7, 0.9, 3)
     assert (generation.bos_token_id, generation.eos_token_id) == (0, 0)
     generation.validate(strict=True)
-    assert notes == ["length_penalty of its config.json left out, which transformers finds invalid"]
+    assert notes == ["left out of its config.json: length_penalty (invalid for transformers)"]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_transformers_finds_invalid_is_left_out_and_said(checkpoint, tmp_pa
             pytest.skip("it is no field of both")
     edit(checkpoint / file, **fields)
     notes, generation = written(checkpoint, tmp_path)
-    assert f"{left_out} of its {file} left out, which transformers finds invalid" in notes
+    assert f"left out of its {file}: {left_out} (invalid for transformers)" in notes
     assert generation.eos_token_id == 0
     generation.validate(strict=True)
 
@@ -74,7 +74,7 @@ def test_an_id_without_a_row_is_refused(checkpoint, file, value, name):
         (checkpoint / "generation_config.json").unlink()
     edit(checkpoint / file, **{name: value})
     got = 9000 if isinstance(value, list) else value
-    with pytest.raises(ExportError, match=f"{name} must be an id from 0 to 8,191, as wte has rows, got {got!r}"):
+    with pytest.raises(ExportError, match=rf"{name} must be from 0 to 8,191 \(the rows of wte\), got {got!r}"):
         find_checkpoint(str(checkpoint))
 
 

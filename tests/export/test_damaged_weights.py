@@ -71,8 +71,8 @@ def test_an_old_pickle_is_read(checkpoint, original):
 def test_the_layout_of_linear_layers_is_recognized(checkpoint):
     change(checkpoint, lambda tensors: tensors.update({C_FC: tensors[C_FC].T.contiguous()}))
     assert refusal(checkpoint) == (
-        f"checkpoint: {C_FC} has the shape [128, 32], and by its config.json [32, 128]; "
-        "it is transposed, as nn.Linear has it and Conv1D does not"
+        f"checkpoint: {C_FC} has shape [128, 32], but its config.json says [32, 128]; "
+        "it is transposed, as for nn.Linear, but GPT-2 uses Conv1D"
     )
 
 
@@ -81,13 +81,13 @@ def test_the_layout_of_linear_layers_is_recognized(checkpoint):
     [
         (
             {"vocab_size": 9000},
-            r"transformer\.wte\.weight has the shape \[8192, 32\], and by its config.json \[9000, 32\]",
+            r"transformer\.wte\.weight has shape \[8192, 32\], but its config.json says \[9000, 32\]",
         ),
-        ({"n_positions": 64}, r"transformer\.wpe\.weight has the shape \[96, 32\], and by its config.json \[64, 32\]"),
-        ({"n_embd": 64}, r"c_attn\.bias has the shape \[96\], and by its config.json \[192\]"),
-        ({"n_inner": 64}, r"mlp\.c_\w+\.\w+ has the shape"),
-        ({"n_layer": 2}, r"its weights hold transformer\.h\.2\..*, which its config.json, n_layer 2, has not"),
-        ({"n_layer": 4}, r"its weights lack 12 tensors, transformer\.h\.3\.attn\.c_attn\.bias among them"),
+        ({"n_positions": 64}, r"transformer\.wpe\.weight has shape \[96, 32\], but its config.json says \[64, 32\]"),
+        ({"n_embd": 64}, r"c_attn\.bias has shape \[96\], but its config.json says \[192\]"),
+        ({"n_inner": 64}, r"mlp\.c_\w+\.\w+ has shape"),
+        ({"n_layer": 2}, r"its weights include transformer\.h\.2\..*, but its config.json has n_layer 2"),
+        ({"n_layer": 4}, r"its weights lack 12 tensors, including transformer\.h\.3\.attn\.c_attn\.bias"),
     ],
 )
 def test_a_config_of_other_sizes_is_named(checkpoint, changes, message):
@@ -104,7 +104,7 @@ def test_a_kind_of_number_that_is_not_read_is_named(checkpoint):
 def test_tensors_of_a_value_head_are_left_out_and_said(checkpoint, original):
     change(checkpoint, lambda tensors: tensors.update({"v_head.summary.weight": torch.ones(1, 32)}))
     found = find_checkpoint(str(checkpoint))
-    assert found.notes == ["1 tensors of its weights left out as unknown to GPT-2, v_head.summary.weight among them"]
+    assert found.notes == ["left out of its weights: 1 tensor, v_head.summary.weight (unknown to GPT-2)"]
     expected = GPT2LMHeadModel.from_pretrained(original).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.load_model().state_dict().items())
 

@@ -53,7 +53,7 @@ def test_what_comes_before_a_text_stays_and_what_comes_after_goes(checkpoint, or
     starts = STARTS.get(kind, 1)
     assert ours == theirs[: starts + len(bare)]  # transformers', up to the text's last token
     assert ours[starts:] == bare
-    said = ["its tokenizer adds Ġthe after a text: left out, as a completion would begin after it"]
+    said = ["left out of its tokenizer: Ġthe after a text (a completion would begin after it)"]
     assert found.notes == (said if len(theirs) > len(ours) else [])
 
 
@@ -141,7 +141,7 @@ def test_the_vocabulary_of_another_class_is_read_by_its_own_file_names(checkpoin
     found = find_checkpoint(str(checkpoint))
     theirs = BertTokenizerFast.from_pretrained(checkpoint)("the old houses").input_ids
     assert found.load_tokenizer()("the old houses").input_ids == theirs[:-1] == [2, 5, 6, 7, 8]
-    assert found.notes == ["its tokenizer adds [SEP] after a text: left out, as a completion would begin after it"]
+    assert found.notes == ["left out of its tokenizer: [SEP] after a text (a completion would begin after it)"]
 
 
 def test_an_id_beyond_wte_is_named_though_the_vocabulary_is_small(checkpoint):
@@ -154,7 +154,7 @@ def test_an_id_beyond_wte_is_named_though_the_vocabulary_is_small(checkpoint):
     content["model"]["vocab"].pop("Ġthirteen", None)
     path.write_text(json.dumps(content))
     found = find_checkpoint(str(checkpoint))
-    with pytest.raises(ExportError, match=r"tokenizer has the id \d,\d+ \('<far>'\), and wte has rows 0 to 8,191 only"):
+    with pytest.raises(ExportError, match=r"tokenizer has the id \d,\d+ \('<far>'\), but wte has only 8,192 rows"):
         found.load_tokenizer()
 
 
