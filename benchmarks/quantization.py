@@ -1,11 +1,17 @@
-"""Which method, block and embedding int4 and int8 are made with, by what each loses on the two held-out books.
+"""What rounding costs: which method, block and embedding int4 and int8 are made with, and how many bits inputs get.
 
-    pip install onnx-ir==1.1.0              # for ONNX Runtime's own quantizers
-    python -m benchmarks.quantization       # the shipped checkpoint; about ten minutes
+    pip install onnx-ir==1.1.0                      # for ONNX Runtime's own quantizers
+    python -m benchmarks.quantization weights       # the shipped checkpoint; about ten minutes
+    python -m benchmarks.quantization inputs
 
-Every row is a decode graph that is really run, inputs rounded to int8 as in serving. ONNX Runtime's quantizers leave
-embedding and `lm_head` in float32, and so does the row of ours that stands beside them. Perplexity decides little, as
-noise may improve it; the Kullback-Leibler divergence from float32's distribution tells how much is lost.
+`weights` tells what each method loses on the two held-out books. Every row is a decode graph that is really run, inputs
+rounded to int8 as in serving. ONNX Runtime's quantizers leave embedding and `lm_head` in float32, and so does the row
+of ours that stands beside them. Perplexity decides little, as noise may improve it; the Kullback-Leibler divergence
+from float32's distribution tells how much is lost.
+
+`inputs` tells what seven bits instead of eight would cost for the inputs of int8's prompts, worked out in PyTorch: a
+pair of products of seven and eight bits fits in 16 bits, on any processor. Texts are the model's own; weights are the
+checkpoint's, so that rounding inputs is all that is measured. `lm_head` gets its inputs as they are.
 """
 
 import argparse
@@ -14,6 +20,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +31,8 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from rich.table import Table
+from torch import Tensor
+from transformers import GPT2LMHeadModel
 
 from benchmarks.common.kept import NOVELIST, ROOT
 from benchmarks.common.study import OneLineParser
@@ -46,6 +55,7 @@ from runtime.text.tokenizer import Tokenizer
 BOOKS = ("The-War-of-the-Worlds_36", "Emma_158")
 TOKENS = 16_000  # of each
 PLAIN_ROUNDING = 1e9  # as damping: nothing is made good
+LENGTH, TEXTS, SEED = 160, 8, 1  # of the texts whose inputs are rounded
 
 
 class FloatEmbedding(BlockLinear):
@@ -56,7 +66,21 @@ class FloatEmbedding(BlockLinear):
 
 
 def main() -> None:
-    options = parse_arguments()
+    parser = OneLineParser("python -m benchmarks.quantization", __doc__)
+    weights, inputs = parser.add_studies(
+        weights="what each method, block and embedding loses on the two held-out books",
+        inputs="what seven bits instead of eight would cost for the inputs of int8's prompts",
+    )
+    weights.set_defaults(study=study_weights)
+    weights.add_json()
+    inputs.set_defaults(study=study_inputs)
+    for study in (weights, inputs):
+        study.add_checkpoint(default=NOVELIST)
+    options = parser.parse_args()
+    options.study(options)
+
+
+def study_weights(options: argparse.Namespace) -> None:
     checkpoint = find_checkpoint(str(options.checkpoint))
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(checkpoint, Path(folder))
@@ -65,13 +89,6 @@ def main() -> None:
             rows.append({"method": name, "books": bench.compare(path)})
             print(rows[-1], file=sys.stderr)
     print_results(options.checkpoint.name, {"rows": rows}, [make_table(rows)], as_json=options.json)
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = OneLineParser("python -m benchmarks.quantization", __doc__)
-    parser.add_checkpoint(default=NOVELIST)
-    parser.add_json()
-    return parser.parse_args()
 
 
 class Bench:
@@ -192,6 +209,58 @@ def make_table(rows: list[dict[str, Any]]) -> Table:
         divergence, same = (np.mean([book[name] for book in row["books"]]) for name in ("divergence", "same"))
         table.add_row(row["method"], *costs, f"{1000 * divergence:.1f}", f"{same:.1%}")
     return table
+
+
+def study_inputs(options: argparse.Namespace) -> None:
+    for bits, logits, cache in input_errors(options.checkpoint):
+        print(f"{bits} bits: logits {logits:.2%} off, keys and values {cache:.2%} at worst")
+
+
+def input_errors(checkpoint: Path) -> Iterator[tuple[int, float, float]]:
+    """(bits, how far logits are off, and the worst keys or values), relative, the mean over the texts."""
+    model = GPT2LMHeadModel.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    torch.manual_seed(SEED)
+    start = torch.full((TEXTS, 1), model.config.eos_token_id)
+    lengths = {"min_new_tokens": LENGTH, "max_new_tokens": LENGTH}
+    texts = model.generate(start, attention_mask=torch.ones_like(start), pad_token_id=1, do_sample=True, **lengths)
+    model.double()
+    for bits in (8, 7):
+        off = [distances(model, text[None], bits) for text in texts]
+        yield bits, sum(logits for logits, _ in off) / TEXTS, sum(cache for _, cache in off) / TEXTS
+
+
+def distances(model: GPT2LMHeadModel, ids: Tensor, bits: int) -> tuple[float, float]:
+    truth = outputs(model, ids)
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name.endswith(("c_attn", "c_fc", "c_proj")):
+                rounding = one_sided if name.endswith("mlp.c_proj") else two_sided
+                hook = module.register_forward_pre_hook(lambda _, given, rounding=rounding: rounding(given[0], bits))
+                hooks.callback(hook.remove)
+        found = outputs(model, ids)
+    off = [float((one - true).norm() / true.norm()) for one, true in zip(found, truth, strict=True)]
+    return off[0], max(off[1:])
+
+
+def outputs(model: GPT2LMHeadModel, ids: Tensor) -> list[Tensor]:
+    """Logits less their mean, which no probability sees, then keys and values."""
+    result = model(ids, use_cache=True)
+    logits = result.logits - result.logits.mean(-1, keepdim=True)
+    return [logits, *(array for layer in result.past_key_values.layers for array in (layer.keys, layer.values))]
+
+
+def two_sided(rows: Tensor, bits: int) -> Tensor:
+    return rounded(rows, rows.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1))
+
+
+def one_sided(rows: Tensor, bits: int) -> Tensor:
+    """A zero of its own is a code among them, and moves none of the others."""
+    return rounded(rows, (rows.amax(-1, keepdim=True) - rows.amin(-1, keepdim=True)) / (2**bits - 1))
+
+
+def rounded(rows: Tensor, step: Tensor) -> Tensor:
+    codes: Tensor = (rows / step).round()
+    return codes * step
 
 
 if __name__ == "__main__":
