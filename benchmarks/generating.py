@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -25,7 +27,11 @@ from benchmarks.common.study import OneLineParser, ratios, spread, timed
 from benchmarks.common.turns import empty_table, print_results
 from export.parity.greedy import PROMPTS
 from runtime.engine.drafts import DraftModel, PromptLookup
-from runtime.engine.steps import DraftedStep
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.texts import GeneratedText
+from runtime.text.generation import Generation
+from runtime.text.options import Settings
+from runtime.text.tokenizer import Tokenizer
 
 PROMPT = "It is a truth universally acknowledged, that a single man in possession of a good fortune"
 HISTORY, NEW = 900, 20  # tokens; fewer of the first where the context is shorter
@@ -191,13 +197,31 @@ def novel_turns(model: runtime.Model, options: argparse.Namespace) -> Iterator[t
         yield options.tokens / slow, options.tokens / fast, True
 
 
+class Dictation(Generation):
+    """A generation that is told what to say, whatever the model would."""
+
+    def __init__(self, ids: list[int], count: int, tokenizer: Tokenizer) -> None:
+        settings = Settings(max_new_tokens=count)
+        super().__init__(ids[:-count], settings, tokenizer=tokenizer, eos_ids=(), room=count)
+        self.told = iter(ids[-count:])
+
+    def take(self, _most_likely: int, logits: NDArray[np.float32]) -> int:
+        return super().take(next(self.told), logits)
+
+
 def read_through(model: runtime.Model, ids: list[int], count: int, *, drafted: bool) -> float:
     """Seconds for the last `count` of `ids`."""
-    with model.decode_graph.sequence() as state:
-        plain = partial(state.step, logits=False)
-        step = DraftedStep(state, [PromptLookup()], (), len(ids), logits=False) if drafted else plain
-        step(ids[:-count])
-        return timed(lambda: [step([token]) for token in ids[-count:]])[0]
+    dictation = Dictation(ids, count, model.prompting.tokenizer)
+    text = GeneratedText(dictation, [PromptLookup()] if drafted else [])
+    scheduler = Scheduler(model.decode_graph.slots(1))
+    scheduler.add(text)
+    scheduler.step()
+
+    def run() -> None:
+        while not text.finished:
+            scheduler.step()
+
+    return timed(run)[0]
 
 
 def drafts_table(results: dict[str, dict[str, Any]]) -> Table:

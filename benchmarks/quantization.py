@@ -40,8 +40,9 @@ from benchmarks.common.turns import empty_table, print_results
 from export.architecture import describe
 from export.bundle.writer import copy_weights
 from export.checkpoint import Checkpoint, find_checkpoint
-from export.graphs.decode import build_decode_graph
+from export.graphs.decode import DecodeGraph as DecodeNodes
 from export.graphs.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
+from export.graphs.nodes import write_graph
 from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.codes import QuantizedWeights
 from export.quantization.quantize import quantize_checkpoint
@@ -98,7 +99,7 @@ class Bench:
         self.checkpoint, self.folder = checkpoint, folder
         self.stored, parameters = copy_weights(checkpoint, folder)
         self.architecture: Architecture = describe(checkpoint.config, parameters)
-        build_decode_graph(checkpoint.config, FloatLinear(), self.stored, self.float32())
+        write_graph(DecodeNodes(checkpoint.config, FloatLinear()), self.stored, self.float32())
         self.texts = own_texts(checkpoint, self.float32(), lambda _: None)[:CALIBRATION]
         tokenizer = Tokenizer(checkpoint.folder / "tokenizer.json")
         books = [ROOT.parent / "shared" / "corpus" / f"{book}.txt" for book in BOOKS]
@@ -148,7 +149,7 @@ class Bench:
             weights = replace(weights, tensors={**weights.tensors, "transformer.wte.weight": wte})
         path = self.folder / "ours.onnx"
         stored = write_quantized(weights, self.folder / "ours.onnx_data")
-        build_decode_graph(self.checkpoint.config, linear(weights.matrices), stored, path)
+        write_graph(DecodeNodes(self.checkpoint.config, linear(weights.matrices)), stored, path)
         return path
 
     def library(self, method: str, block: int) -> Path:

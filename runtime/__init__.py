@@ -8,6 +8,7 @@
     completion = model.complete("It was a bright cold day", temperature=0.8, seed=1)
     completions = model.complete(["It was a bright", "She said"])
     pieces = model.stream("It was a bright cold day", stop=".")
+    coroutine = model.acomplete("It was a bright cold day")
     perplexity = model.score("It was a bright cold day in April.").perplexity
     session = model.session()
     likeliest = model.inspect("It was a bright cold day").next_tokens(5)
@@ -35,6 +36,7 @@ from runtime.ort.install import ensure_onnxruntime, started_as_command
 
 __version__ = "0.1.0"
 __all__ = [
+    "AsyncStream",
     "BundleError",
     "Completion",
     "GenerationOptions",
@@ -65,4 +67,4 @@ from runtime.session import Session
 from runtime.text.completion import Completion
 from runtime.text.logprobs import TokenLogprob
 from runtime.text.options import GenerationOptions
-from runtime.text.stream import Stream
+from runtime.text.stream import AsyncStream, Stream

@@ -15,6 +15,7 @@ from runtime.checks import (
     check_flag,
     check_gpu_mem_limit,
     check_precision,
+    check_slots,
     check_threads,
 )
 from runtime.diagnosis.choice import find_placement
@@ -43,6 +44,8 @@ def load(
     gpu_mem_limit: int | None = None,
     arena_extend_strategy: str | None = None,
     cuda_graph: bool = True,
+    slots: int | None = None,
+    prefix_cache: bool = True,
 ) -> Model:
     """Load a bundle.
 
@@ -62,10 +65,15 @@ def load(
         arena_extend_strategy: How that arena grows: `"kNextPowerOfTwo"`, ONNX Runtime's default, or
             `"kSameAsRequested"`, which takes less memory and allocates more often.
         cuda_graph: Capture the steps of greedy decoding as CUDA graphs, where ONNX Runtime can.
+        slots: The most texts at once, 1 to 1,024; others wait. Each takes memory for its keys and values as it grows,
+            2 * n_layer * n_embd * 4 bytes a token (74 kB for GPT-2 small). By default as many as fill half of the
+            memory that is left, if all of them fill the context.
+        prefix_cache: Whether a text reads only what no text before it with the same beginning has read. In int8 and
+            int4 a text may come out otherwise by that, as nearly equal likelihoods are rounded otherwise.
 
     Raises:
         BundleError: The bundle is missing, damaged, newer than this release, not a bundle, or lacks the precision.
-        MemoryError: The card has no room for the model.
+        MemoryError: The card has no room for the model, or the machine none for so many slots.
         RuntimeError: CUDA was asked for and does not run here; the message names the cause and the fix.
         ValueError: An option out of its range.
 
@@ -73,7 +81,7 @@ def load(
         >>> runtime.load(os.environ["GPT2_ONNX_MODEL"], device="cpu", threads=1).device
         'cpu'
     """
-    precision, threads = check_precision(precision), check_threads(threads)
+    precision, threads, slots = check_precision(precision), check_threads(threads), check_slots(slots)
     asked = Placement(
         gpu_mem_limit=check_gpu_mem_limit(gpu_mem_limit),
         arena_extend_strategy=check_arena_extend_strategy(arena_extend_strategy),
@@ -83,7 +91,9 @@ def load(
     draft = check_served(precision or "fp32", draft, placement)
     bundle = open_bundle(find_model(path), verify=verify)
     precision = precision or default_precision(bundle, placement)
-    loading = Loading(bundle, precision, placement, threads, draft, verify)
+    loading = Loading(
+        bundle, precision, placement, threads, draft, verify, slots, check_flag("prefix_cache", prefix_cache)
+    )
     with weights_verified(bundle, loading.precisions if verify else ()):
         model = Model(loading, loading.make())
     check_untouched(bundle, names_read(bundle, loading.precisions))

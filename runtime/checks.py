@@ -11,12 +11,16 @@ DRAFTS = ("int8", "int4")
 DEVICE = re.compile(r"(auto|cpu)|cuda(?::(\d{1,4}))?")
 ARENA_EXTEND_STRATEGIES = ("kNextPowerOfTwo", "kSameAsRequested")
 MAX_THREADS = 1024
-MAX_BATCH_SIZE = 1024
+MAX_BATCH_SIZE = MAX_SLOTS = 1024
 LEAST_GPU_MEMORY, MOST_GPU_MEMORY = 2**20, 2**50
 
 
 def check_threads(value: object) -> int | None:
     return None if value is None else check_count("threads", value, most=MAX_THREADS)
+
+
+def check_slots(value: object) -> int | None:
+    return None if value is None else check_count("slots", value, most=MAX_SLOTS)
 
 
 def check_batch_size(value: object) -> int:

@@ -1,16 +1,16 @@
-"""Sessions: a text that grows turn by turn; its keys and values stay cached between turns."""
+"""Sessions: a text that grows turn by turn; its slot keeps its keys and values between turns."""
 
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn, Unpack
 
 from runtime.checks import check_count, check_text
-from runtime.engine.decoding import decode_alone
 from runtime.engine.drafting import Drafting
-from runtime.engine.drafts import common_length
+from runtime.engine.loop import Loop
+from runtime.engine.pieces import pieces
+from runtime.engine.texts import GeneratedText
 from runtime.forks import owner
-from runtime.graphs.state import DecodeState
 from runtime.text.completion import Completion
 from runtime.text.generation import Generation
 from runtime.text.options import GenerationOptions, check_settings
@@ -21,9 +21,9 @@ from runtime.text.stream import Stream
 class Session:
     """A text of prompts and completions that the next completion continues. Made by `Model.session`.
 
-    The output is what `Model.complete` gives for the whole text, up to rounding in int8 and int4; only ids that are not
-    cached yet are run.
-    Close it, or leave its `with` block, to give its cache back. A session serves one thread; a model serves many.
+    The output is what `Model.complete` gives for the whole text, up to rounding in int8 and int4. Only ids that no slot
+    has read are run: those of the last turns, unless so many other texts ran since that their slot was needed.
+    A session serves one thread; a model serves many.
 
     Example:
         >>> with model.session() as session:
@@ -33,10 +33,9 @@ class Session:
         True
     """
 
-    def __init__(self, lease: AbstractContextManager[DecodeState], prompting: Prompting, drafting: Drafting) -> None:
-        self._lease = lease
-        self._state = lease.__enter__()
-        self._closed = self._given_back = False
+    def __init__(self, loop: Loop, prompting: Prompting, drafting: Drafting) -> None:
+        self._loop = loop
+        self._closed = False
         self._prompting = prompting
         self._drafting = drafting
         self._busy = threading.Lock()
@@ -44,7 +43,6 @@ class Session:
         self._turn = 0
         self._text = ""
         self._ids: list[int] = []  # of the text
-        self._read: list[int] = []  # of the tokens in the cache
 
     @property
     def text(self) -> str:
@@ -98,9 +96,8 @@ class Session:
             self._text = self._prompting.tokenizer.decode_after_start(self._ids)
 
     def close(self) -> None:
-        """Give the cache back once no stream uses it; the text can still be read."""
+        """End the session; the text can still be read."""
         self._closed = True
-        self._give_back()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a session cannot be pickled, as its cache is in this process; pass its text: session.text")
@@ -112,27 +109,15 @@ class Session:
         self.close()
 
     @contextmanager
-    def _used(self) -> Iterator[DecodeState]:
-        """Lend the state to one user at a time."""
+    def _used(self) -> Iterator[None]:
+        """Let one caller at a time use the session."""
         self._check_owner()
         if not self._busy.acquire(blocking=False):
             raise RuntimeError("this session is in use: close its stream first, and give each thread a session")
         try:
             if self._closed:
                 raise RuntimeError("this session is closed; make another: model.session()")
-            yield self._state
-        finally:
-            self._busy.release()
-            self._give_back()
-
-    def _give_back(self) -> None:
-        """Give the cache back once, if the session is closed and the cache is not in use."""
-        if not self._closed or not self._busy.acquire(blocking=False):
-            return
-        try:
-            if not self._given_back:
-                self._given_back = True
-                self._lease.__exit__(None, None, None)
+            yield
         finally:
             self._busy.release()
 
@@ -144,29 +129,25 @@ class Session:
         return self._prompting.encode(self._text + more_text, name)
 
     def _pieces(self, generation: Generation, turn: int) -> Generator[str]:
-        """Generate, running only ids that are not cached; keep what was generated, however it ends."""
-        ids = generation.prompt_ids
-        with self._used() as state:
+        """Generate, and keep what was generated, however it ends."""
+        with self._used():
             if turn != self._turn:
                 raise RuntimeError("the session has continued since this stream was made; make another")
             self._turn += 1
-            known = min(common_length(self._read, ids), len(ids) - 1)
-            state.rewind(known)
+            text = GeneratedText(generation, self._drafting.drafters(generation), streamed=True)
             try:
-                with self._drafting.step(state, generation, ids[:known]) as step:
-                    yield from decode_alone(step, generation, ids[known:])
+                yield from pieces(self._loop, text)
             finally:
-                self._read = [*ids, *generation.token_ids][: state.length]
-                self._keep(generation)
+                self._keep(generation.prompt_ids, *text.told)
 
-    def _keep(self, generation: Generation) -> None:
+    def _keep(self, prompt_ids: Sequence[int], token_ids: Sequence[int], shown: str) -> None:
         """Keep the text that a reader has seen: without the stop or end that finished it, or the rest of its token.
 
         The text is decoded as a whole, because a turn may have ended in the middle of a character.
         """
         tokenizer = self._prompting.tokenizer
-        ids = [*generation.prompt_ids, *generation.token_ids]
+        ids = [*prompt_ids, *token_ids]
         text = tokenizer.decode_after_start(ids)
-        hidden = len(tokenizer.decode(generation.token_ids)) - len(generation.text)
+        hidden = len(tokenizer.decode(token_ids)) - len(shown)
         self._text = text[: len(text) - hidden]
         self._ids = tokenizer.encode(self._text) if hidden else ids

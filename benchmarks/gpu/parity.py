@@ -119,8 +119,8 @@ def continuations(checkpoint: Checkpoint, session: DecodeGraph) -> tuple[list[Co
     (ids,) = checkpoint.prompts(1, sum(LENGTHS))
     starts = [sum(LENGTHS[:index]) for index in range(len(LENGTHS))]
     prompts = [ids[start : start + length][: context - count] for start, length in zip(starts, LENGTHS, strict=True)]
-    alone = [Ours(session, [prompt], count)(count)[0] for prompt in prompts]
-    together = Ours(session, prompts, count)(count)
+    alone = [Ours(session, [prompt])(count)[0] for prompt in prompts]
+    together = Ours(session, prompts)(count)
     first, second = ([*map(Continuation, prompts, texts)] for texts in (alone, together))
     return first, second
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, StaticCache
 
 from benchmarks.gpu.parts import one_line
-from runtime.engine.decoding import PREFILL_TOKENS, decode_alone, decode_together
-from runtime.engine.drafting import Drafting
-from runtime.engine.steps import DeviceStep
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.texts import GeneratedText, Text
 from runtime.graphs.decode import DecodeGraph
+from runtime.graphs.work import Answer, Work
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 from runtime.text.tokenizer import Tokenizer
@@ -31,67 +31,71 @@ Make = Callable[[], Side]
 Rows = list[list[int]]
 
 
+class GreedyIds(Text):
+    """Ids that grow greedily, and no text: no peer makes text either."""
+
+    def __init__(self, ids: Sequence[int], count: int) -> None:
+        super().__init__(ids)
+        self._most = len(ids) + count
+
+    @property
+    def finished(self) -> bool:
+        return self.error is not None or len(self.ids) == self._most
+
+    @property
+    def most_ids(self) -> int:
+        return self._most
+
+    @property
+    def plain(self) -> bool:
+        return self.decodes
+
+    def work(self, slot: int, most: int) -> Work:
+        pending = self.ids[self.read : self.read + most]
+        return Work(slot, pending, self.read, int(self.read + len(pending) == len(self.ids)))
+
+    def take(self, work: Work, answer: Answer) -> None:
+        self.read = work.past_length + len(work.token_ids)
+        self.ids += answer.next_ids.tolist()
+
+    def take_ids(self, token_ids: Sequence[int]) -> None:
+        self.ids += token_ids[: self._most - len(self.ids)]
+        self.read = len(self.ids) - 1
+
+
 class Ours:
-    """Prompts, continued by the ids alone: no peer makes text either.
+    """Prompts, continued by the engine; a scheduler of its own for each call, so that each reads its prompts."""
 
-    Args:
-        most: New tokens at most, for which there is room.
-    """
-
-    def __init__(self, session: DecodeGraph, prompts: Sequence[list[int]], most: int) -> None:
-        self.session = session
+    def __init__(self, graph: DecodeGraph, prompts: Sequence[list[int]]) -> None:
+        self.slots = graph.slots(len(prompts))
         self.prompts = prompts
-        self.room = most + max(map(len, prompts))
 
     def __call__(self, count: int) -> Rows:
-        return [self.alone(count)] if len(self.prompts) == 1 else self.together(count)
+        texts = [self.begin(prompt, count) for prompt in self.prompts]
+        scheduler = Scheduler(self.slots, prefix_cache=False)
+        for text in texts:
+            scheduler.add(text)
+        while not all(text.finished for text in texts):
+            scheduler.step()
+        for text in texts:
+            if text.error:
+                raise text.error
+        return [text.ids[len(prompt) :] for text, prompt in zip(texts, self.prompts, strict=True)]
 
-    def alone(self, count: int) -> list[int]:
-        (prompt,) = self.prompts
-        token_ids: list[int] = []
-        with self.session.sequence(self.room) as state:
-            step = DeviceStep(state, len(prompt) + count)
-            while len(token_ids) < count:
-                token_ids.append(step(token_ids[-1:] or prompt)[0])
-        return token_ids
-
-    def together(self, count: int) -> Rows:
-        """Prompts are read some at a time, as `decode_together` does."""
-        batch = self.session.batch(len(self.prompts), self.room)
-        some = max(1, PREFILL_TOKENS // max(map(len, self.prompts)))
-        parts = [
-            batch.admit(self.prompts[first : first + some], logits=False)[0].tolist()
-            for first in range(0, len(self.prompts), some)
-        ]
-        steps = [[token for part in parts for token in part]]
-        while len(steps) < count:
-            steps.append(batch.step(steps[-1], logits=False)[0].tolist())
-        return [list(row) for row in zip(*steps, strict=True)]
+    def begin(self, prompt: list[int], count: int) -> Text:
+        return GreedyIds(prompt, count)
 
 
 class OursWithText(Ours):
     """The whole of `complete`, ids to text included."""
 
-    def __init__(self, session: DecodeGraph, prompts: Sequence[list[int]], most: int, tokenizer: Tokenizer) -> None:
-        super().__init__(session, prompts, most)
+    def __init__(self, graph: DecodeGraph, prompts: Sequence[list[int]], tokenizer: Tokenizer) -> None:
+        super().__init__(graph, prompts)
         self.tokenizer = tokenizer
-        self.drafting = Drafting(exact=False)
 
-    def alone(self, count: int) -> list[int]:
-        generation = self.begin(self.prompts[0], count)
-        with self.session.sequence(self.room) as state, self.drafting.step(state, generation, ()) as step:
-            for _ in decode_alone(step, generation, generation.prompt_ids):
-                pass
-        return generation.token_ids
-
-    def together(self, count: int) -> Rows:
-        generations = [self.begin(prompt, count) for prompt in self.prompts]
-        for _ in decode_together(self.session.batch(len(generations), self.room), generations):
-            pass
-        return [generation.token_ids for generation in generations]
-
-    def begin(self, prompt: list[int], count: int) -> Generation:
-        return Generation(prompt, Settings(max_new_tokens=count), tokenizer=self.tokenizer, eos_ids=(), room=count)
+    def begin(self, prompt: list[int], count: int) -> Text:
+        settings = Settings(max_new_tokens=count)
+        return GeneratedText(Generation(prompt, settings, tokenizer=self.tokenizer, eos_ids=(), room=count))
 
 
 class Eager:

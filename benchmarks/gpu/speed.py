@@ -44,10 +44,10 @@ def makers(checkpoint: Checkpoint, count: int) -> dict[str, Make]:
     prompts, most = checkpoint.prompts(count, plan.prompt), plan.tokens
 
     def ours(*, cuda_graph: bool) -> Ours:
-        return Ours(checkpoint.session("fp16", cuda_graph=cuda_graph), prompts, most)
+        return Ours(checkpoint.session("fp16", cuda_graph=cuda_graph), prompts)
 
     def with_text() -> Ours:
-        return OursWithText(checkpoint.session("fp16"), prompts, most, Tokenizer(checkpoint.folder / "tokenizer.json"))
+        return OursWithText(checkpoint.session("fp16"), prompts, Tokenizer(checkpoint.folder / "tokenizer.json"))
 
     made: dict[str, Make] = {
         OURS: partial(ours, cuda_graph=True),

@@ -12,18 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import torch
 
 from benchmarks.common.study import text_table, timed
 from benchmarks.gpu.checkpoint import Checkpoint
 from benchmarks.gpu.parts import Piece, Plan, one_line
-from runtime.engine.steps import MOST_STEPS
-from runtime.graphs.device.cache import DeviceCache, bucket
-from runtime.graphs.device.graph import DeviceGraph
+from runtime.engine.scheduler import MOST_STEPS
 from runtime.graphs.device.runs import DeviceRuns
-from runtime.graphs.forward import Forward
+from runtime.graphs.device.slots import DeviceSlots
 from runtime.graphs.state import DecodeState
 from runtime.ort.placement import Placement
 from runtime.ort.sessions import make_session
@@ -231,7 +228,6 @@ def summed(events: Iterable[Event], steps: int, source: str) -> Kernels:
 def make_stepper(session: Any, placement: Placement, checkpoint: Checkpoint) -> DecodeState:
     """In float16, with room for the plan's tokens and some more."""
     sizes, plan = checkpoint.architecture, checkpoint.plan
-    capacity = bucket(plan.prompt + max(plan.tokens, 64) + 64, sizes.n_positions)
-    cache = DeviceCache(sizes, 1, capacity, dtype=np.float16, placement=placement)
-    graph = DeviceGraph(DeviceRuns(session, placement), cache)
-    return DecodeState(Forward(cache, graph, lambda: None, launcher=graph))
+    slots = DeviceSlots(DeviceRuns(session, placement), sizes, 1)
+    slots.reserve(0, min(plan.prompt + max(plan.tokens, 64) + 64, sizes.n_positions))
+    return DecodeState(slots)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.peers                              # a seeded GPT-2 small, every peer and every precision
     python -m benchmarks.peers --peers llama.cpp --precisions int4 --json results.json --chart speed.svg
+    python -m benchmarks.peers --peers transformers "OpenVINO GenAI" --rows 16  # many texts at once
     python -m benchmarks.peers --report results.json        # the tables again (and --chart), without measuring
 
 Every side has the same threads, a process of its own, and an environment of its own in build/benchmarks/env; sides take
@@ -14,7 +15,7 @@ end of text:
   are the stored bytes of all weights but the position embeddings, the token embeddings once. (Over 100 % is a model
   that stays in a cache.)
 - prefill: milliseconds from 512 tokens, or what the context leaves, to the next one.
-- batch: 8 prompts of 16 to 128 tokens, 64 new ones each; tokens a second of the whole call.
+- batch: --rows prompts (8) of 16 to 128 tokens, 64 new ones each; tokens a second of the whole call.
 - cold start: seconds from the start of a process to its first token on a pipe, with text as the prompt; and the most
   memory that this process has had (mapped weights count once they are read).
 - files: bytes of all that the side needs to serve.
@@ -60,6 +61,7 @@ def make_parser(docstring: str | None) -> OneLineParser:
     parser.add_threads()
     parser.add_argument("--prompt", type=count, default=64, help="tokens before decoding (default: 64)")
     parser.add_argument("--tokens", type=tokens, default=128, help="tokens to decode (default: 128)")
+    parser.add_argument("--rows", type=several, default=8, help="prompts of a batch (default: 8)")
     parser.add_rounds(5)
     parser.add_argument("--fresh", action="store_true", help="environments, exports and conversions are all made anew")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything that was measured")
@@ -70,6 +72,10 @@ def make_parser(docstring: str | None) -> OneLineParser:
 
 def tokens(text: str) -> int:
     return number_from(8, text)
+
+
+def several(text: str) -> int:
+    return number_from(2, text)
 
 
 def peer_named(text: str) -> str:
@@ -121,7 +127,7 @@ def measured(parser: argparse.ArgumentParser, options: argparse.Namespace) -> di
     bundle = exported(checkpoint, precisions)
     report = describe(sides, options, checkpoint.resolve().name)
     ready, failed = make_ready(sides, checkpoint, bundle, options.threads)
-    tasks = make_tasks(bundle, context, options.prompt, options.tokens)
+    tasks = make_tasks(bundle, context, options.prompt, options.tokens, options.rows)
     report["bandwidth"] = measure_bandwidth(options.threads)
     results = measure(ready, tasks, options.threads, options.rounds)
     for name, reason in failed.items():
@@ -134,11 +140,12 @@ def measured(parser: argparse.ArgumentParser, options: argparse.Namespace) -> di
 
 def describe(sides: list[Side], options: argparse.Namespace, checkpoint: str) -> dict[str, Any]:
     """What is measured, and on what, before it is: the sides in their order."""
-    chosen = {name: getattr(options, name) for name in ("threads", "prompt", "tokens", "rounds")}
+    chosen = {name: getattr(options, name) for name in ("threads", "prompt", "tokens", "rows", "rounds")}
+    threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
     releases = [release(contestant) for contestant in dict.fromkeys(side.contestant for side in sides)]
     return {
         "title": f"{checkpoint}: {options.prompt} tokens and {options.tokens} greedy ones after them, "
-        f"{options.threads} thread{'s' if options.threads > 1 else ''}, {options.rounds} rounds",
+        f"batches of {options.rows}, {threads}, {options.rounds} rounds",
         "machine": ", ".join([processor(), *releases]),
         "options": {"checkpoint": checkpoint, **chosen},
         "sides": {

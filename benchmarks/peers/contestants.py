@@ -32,11 +32,13 @@ class Contestant:
         module: Of `sides`, what its process runs.
         package: The one whose version is told.
         formats: What it calls each of the precisions that it has.
+        converter: Of `sides` too, whose conversion it shares.
     """
 
     module: str
     package: str
     formats: dict[str, str]
+    converter: str = ""
 
 
 CONTESTANTS = {
@@ -44,6 +46,9 @@ CONTESTANTS = {
     "llama.cpp": Contestant("llama_cpp_side", "llama-cpp-python", {"fp32": "F32", "int8": "Q8_0", "int4": "Q4_0"}),
     "CTranslate2": Contestant("ctranslate2_side", "ctranslate2", {"fp32": "float32", "int8": "int8"}),
     "OpenVINO": Contestant("openvino_side", "openvino", {"fp32": "f32", "int8": "int8", "int4": "int4"}),
+    "OpenVINO GenAI": Contestant(
+        "genai_side", "openvino-genai", {"fp32": "f32", "int8": "int8", "int4": "int4"}, converter="openvino_side"
+    ),
     "optimum": Contestant("optimum_side", "optimum-onnx", {"fp32": "fp32"}),
     "transformers": Contestant("transformers_side", "transformers", {"fp32": "fp32"}),
 }
@@ -72,8 +77,9 @@ class Side:
     @property
     def sources(self) -> list[Path]:
         """Which say what it serves from."""
-        used = ("protocol", CONTESTANTS[self.contestant].module)
-        return [HERE / "sides" / f"{module}.py" for module in used]
+        contestant = CONTESTANTS[self.contestant]
+        used = ("protocol", contestant.module, contestant.converter)
+        return [HERE / "sides" / f"{module}.py" for module in used if module]
 
 
 def sides_of(peers: Sequence[str], precisions: Sequence[str]) -> list[Side]:
@@ -89,7 +95,7 @@ def sides_of(peers: Sequence[str], precisions: Sequence[str]) -> list[Side]:
 
 
 def requirements(peer: str) -> Path:
-    return HERE / "requirements" / f"{peer.lower()}.txt"
+    return HERE / "requirements" / f"{peer.lower().replace(' ', '-')}.txt"
 
 
 def release(contestant: str) -> str:

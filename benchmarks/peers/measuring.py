@@ -30,7 +30,7 @@ TEXT = (
 )
 FILLER = " and"
 PREFILL = 512  # tokens, or what the context leaves
-BATCH, BATCH_TOKENS = 8, 64
+BATCH_TOKENS = 64
 SHORTEST, LONGEST = 16, 128  # prompts of a batch
 START = "start"  # what a cold start is called among the failures
 Task = dict[str, Any]
@@ -67,15 +67,15 @@ def batch_speed(answers: list[Answer]) -> float:
 METRICS = (
     Metric("decode", "decode, tokens/s", max, decode_speed),
     Metric("prefill", "prefill, ms", min, lambda answers: answers[-1]["seconds"] * 1000),
-    Metric("batch", f"batch of {BATCH}, tokens/s", max, batch_speed),
+    Metric("batch", "batch, tokens/s", max, batch_speed),
 )
 
 
-def make_tasks(bundle: Path, context: int, prompt: int, tokens: int) -> dict[str, list[Task]]:
+def make_tasks(bundle: Path, context: int, prompt: int, tokens: int, rows: int) -> dict[str, list[Task]]:
     """{metric: a turn's tasks}."""
     tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     alone = [ids_of(tokenizer, prompt)]
-    together = [ids_of(tokenizer, length, skipped=3 * n) for n, length in enumerate(batch_lengths(context))]
+    together = [ids_of(tokenizer, length, skipped=3 * n) for n, length in enumerate(batch_lengths(context, rows))]
     return {
         "decode": [task(alone, 1), task(alone, tokens)],
         "prefill": [task([ids_of(tokenizer, min(PREFILL, context - 1))], 1)],
@@ -87,10 +87,10 @@ def task(prompts: list[list[int]], new_tokens: int) -> Task:
     return {"prompts": prompts, "new_tokens": new_tokens}
 
 
-def batch_lengths(context: int) -> list[int]:
+def batch_lengths(context: int, rows: int) -> list[int]:
     longest = min(LONGEST, context - BATCH_TOKENS)
     shortest = min(SHORTEST, longest)
-    return [shortest + n * (longest - shortest) // (BATCH - 1) for n in range(BATCH)]
+    return [shortest + n * (longest - shortest) // (rows - 1) for n in range(rows)]
 
 
 def ids_of(tokenizer: Any, length: int, skipped: int = 0) -> list[int]:

@@ -188,7 +188,8 @@ def plan_work(checkpoint: Path | None, sides: Sequence[Side], precisions: Sequen
 
 def label_of(checkpoint: Path, options: Any) -> Callable[[Side], str]:
     """What a side's round is called among the noted durations."""
-    name = f"{checkpoint.resolve().name}, {options.prompt} + {options.tokens} tokens, {options.threads} threads"
+    chosen = f"{options.prompt} + {options.tokens} tokens, {options.rows} rows, {options.threads} threads"
+    name = f"{checkpoint.resolve().name}, {chosen}"
     return lambda side: f"a round of {side.name}: {name}"
 
 

@@ -31,7 +31,7 @@ print(model.complete("It was a bright cold day", max_new_tokens=32))
 | reference graph | `onnx/model.onnx`: logits, hidden states, attention maps, key/value cache |
 | lens graph | `onnx/lens.onnx`: what any layer's hidden states would predict |
 | decode graph | `onnx/decode.onnx`: next token and logits, over a preallocated cache |
-| decode graph for CUDA | `onnx/decode_cuda.onnx`: the same in float32, with state that advances in the graph |
+{ragged}| decode graph for CUDA | `onnx/decode_cuda.onnx`: the same in float32, with state that advances in the graph |
 | weights of these graphs | `onnx/model.onnx_data` |
 {shortlist}{precisions}
 The reference graph also loads in optimum's `ORTModelForCausalLM`, onnxruntime-genai and Transformers.js.
@@ -48,6 +48,7 @@ is compared with the worst single position). Cases: {cases}.
 
 Made with {made_with}.
 """
+RAGGED_ROW = "| ragged decode graph | `onnx/ragged.onnx`: the same for any number of new ids in each slot at once |\n"
 SHORTLIST_ROW = f"| the decode graph's own | `onnx/{FILE}`: finds the next token without all of `lm_head` |\n"
 
 
@@ -59,6 +60,7 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
         adapter=f" with the adapter {manifest.adapter.id} merged into it" if manifest.adapter else "",
         architecture=manifest.architecture,
         cases=", ".join(dict.fromkeys(row.case for row in report.rows)),
+        ragged=RAGGED_ROW if manifest.has_graph("ragged", "fp32") else "",
         shortlist=SHORTLIST_ROW if f"onnx/{FILE}" in manifest.files else "",
         precisions=precision_rows(manifest),
         table=make_markdown(report),

@@ -16,11 +16,12 @@ from export.architecture import describe
 from export.bundle.genai_config import write_genai_config
 from export.checkpoint import Checkpoint
 from export.errors import ParityError
-from export.graphs.decode import build_decode_graph
+from export.graphs.decode import DecodeGraph
 from export.graphs.device import Float32Graph, HalfGraph
 from export.graphs.lens import LensGraph
 from export.graphs.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.graphs.nodes import write_graph
+from export.graphs.ragged import RaggedGraph
 from export.graphs.reference import build_reference_graph
 from export.graphs.shortlist import FILE, find_shortlist
 from export.quantization.codes import QuantizedWeights
@@ -28,15 +29,23 @@ from export.quantization.recipe import Recipe
 from export.weights import StoredTensor, write_quantized, write_weights
 from runtime.bundle.bundle import file_sha256
 from runtime.bundle.manifest import NAME, Architecture, FileRecord, Graph, Kind, Manifest, Source
-from runtime.graphs.forward import MANY
+from runtime.graphs.kinds import runs
+from runtime.graphs.work import MANY
 from runtime.ort.install import load_onnxruntime
 
 WEIGHTS = "model.onnx_data"
 REFERENCE = Graph("onnx/model.onnx", "reference", "fp32")
 LENS = Graph("onnx/lens.onnx", "lens", "fp32")
 DECODE = Graph("onnx/decode.onnx", "decode", "fp32")
+RAGGED = Graph("onnx/ragged.onnx", "ragged", "fp32")
 DECODE_CUDA = Graph("onnx/decode_cuda.onnx", "decode_cuda", "fp32")
 DECODE_HALF = Graph("onnx/decode_fp16.onnx", "decode", "fp16")
+GRAPHS: dict[Kind, type[DecodeGraph]] = {
+    "decode": DecodeGraph,
+    "prefill": DecodeGraph,
+    "ragged": RaggedGraph,
+    "ragged_prefill": RaggedGraph,
+}
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 MADE_WITH = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
 
@@ -53,9 +62,9 @@ def write_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folde
     """Write the reference graph, the lens, and the float32 decode graphs for the CPU and for CUDA."""
     build_reference_graph(checkpoint.config, weights, folder / REFERENCE.path)
     write_graph(LensGraph(checkpoint.config), weights, folder / LENS.path)
-    write_decode_graph(checkpoint, weights, folder)
+    decoding = write_decode_graphs(checkpoint, weights, folder)
     write_graph(Float32Graph(checkpoint.config, FloatLinear()), weights, folder / DECODE_CUDA.path)
-    return [REFERENCE, DECODE, DECODE_CUDA, LENS]
+    return [REFERENCE, *decoding, DECODE_CUDA, LENS]
 
 
 def write_half_graph(checkpoint: Checkpoint, folder: Path) -> Graph:
@@ -69,26 +78,30 @@ def write_half_graph(checkpoint: Checkpoint, folder: Path) -> Graph:
     return DECODE_HALF
 
 
-def write_decode_graph(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> None:
-    """Write the decode graph in float32, with a shortlist in its own file if that is faster."""
+def write_decode_graphs(checkpoint: Checkpoint, weights: dict[str, StoredTensor], folder: Path) -> list[Graph]:
+    """Write the decode graphs in float32, with a shortlist in its own file if that is faster."""
     shortlist = find_shortlist(checkpoint.load_model())
     listed = write_quantized(shortlist.weights(), folder / "onnx" / FILE) if shortlist else {}
-    path = folder / DECODE.path
-    build_decode_graph(checkpoint.config, FloatLinear(), {**weights, **listed}, path, shortlist=shortlist)
+    graphs = [graph for graph in (DECODE, RAGGED) if runs(graph.kind)]
+    for graph in graphs:
+        nodes = GRAPHS[graph.kind](checkpoint.config, FloatLinear(), shortlist)
+        write_graph(nodes, {**weights, **listed}, folder / graph.path)
+    return graphs
 
 
 def write_quantized_graphs(
     checkpoint: Checkpoint, recipe: Recipe, weights: QuantizedWeights, folder: Path
 ) -> list[Graph]:
-    """Write a precision's decode graph and, if the context is long enough, a prefill graph on the same weights file."""
+    """Write a precision's decode graphs and, if the context is long enough, its prefill graphs, on one weights file."""
     precision = recipe.precision
     stored = write_quantized(weights, folder / "onnx" / f"decode_{precision}.onnx_data")
-    linears: dict[Kind, Linear] = {"decode": BlockLinear(weights.matrices)}
+    block, integer = BlockLinear(weights.matrices), IntegerLinear(weights.matrices)
+    linears: dict[Kind, Linear] = {"decode": block, "ragged": block}
     if recipe.integer_prefill and checkpoint.config.n_positions >= MANY:
-        linears["prefill"] = IntegerLinear(weights.matrices)
-    graphs = [Graph(f"onnx/{kind}_{precision}.onnx", kind, precision) for kind in linears]
-    for graph, linear in zip(graphs, linears.values(), strict=True):
-        build_decode_graph(checkpoint.config, linear, stored, folder / graph.path)
+        linears |= {"prefill": integer, "ragged_prefill": integer}
+    graphs = [Graph(f"onnx/{kind}_{precision}.onnx", kind, precision) for kind in linears if runs(kind)]
+    for graph in graphs:
+        write_graph(GRAPHS[graph.kind](checkpoint.config, linears[graph.kind]), stored, folder / graph.path)
     return graphs
 
 

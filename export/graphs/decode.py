@@ -4,9 +4,6 @@ Its nodes are ONNX Runtime's own fused operators (domain com.microsoft, document
 GroupQueryAttention appends to a cache that past and present share. Only the positions asked for reach the head.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import onnx
 from onnx import TensorProto, helper
 from transformers import GPT2Config
@@ -14,21 +11,8 @@ from transformers import GPT2Config
 from export.architecture import ACTIVATIONS, WTE, attention_scale, head_weight
 from export.graphs.head import add_head
 from export.graphs.linear import Linear
-from export.graphs.nodes import MICROSOFT, GraphNodes, write_graph
+from export.graphs.nodes import MICROSOFT, GraphNodes
 from export.graphs.shortlist import Shortlist
-from export.weights import StoredTensor
-
-
-def build_decode_graph(
-    config: GPT2Config,
-    linear: Linear,
-    weights: Mapping[str, StoredTensor],
-    path: Path,
-    *,
-    shortlist: Shortlist | None = None,
-) -> None:
-    """Write the graph to `path`, its weights in files beside it."""
-    write_graph(DecodeGraph(config, linear, shortlist), weights, path)
 
 
 class DecodeGraph(GraphNodes):
@@ -51,9 +35,11 @@ class DecodeGraph(GraphNodes):
             block = f"transformer.h.{layer}"
             residual = self.add("Add", f"{block}.attn.residual", [residual, self.attention(residual, layer)])
             residual = self.add("Add", f"{block}.mlp.residual", [residual, self.mlp(residual, block)])
-        hidden = self.norm(residual, "transformer.ln_f")
-        shape = self.constant("positions_by_embedding", [-1, self.config.n_embd])
-        self.head(self.add("Reshape", "places", [hidden, shape]))  # [B * S, C]
+        self.head(self.flat(self.norm(residual, "transformer.ln_f")))
+
+    def flat(self, hidden: str) -> str:
+        """Hidden states [positions, C] of [B, S, C]."""
+        return self.add("Reshape", f"{hidden}.flat", [hidden, self.constant("by_embedding", [-1, self.config.n_embd])])
 
     def head(self, hidden: str) -> None:
         """Add all outputs except the cache, from hidden states [positions, C]."""
@@ -72,12 +58,11 @@ class DecodeGraph(GraphNodes):
 
     def attend(self, packed: str, layer: int, name: str) -> str:
         """The heads' outputs for packed queries, keys and values [B, S, 3C]; keys and values go into the cache."""
-        past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
         outputs = [f"{name}/output", f"present.{layer}.key", f"present.{layer}.value"]
         self.add_node(
             "GroupQueryAttention",
             name,
-            [packed, "", "", *past, "seqlens_k", "total_sequence_length"],
+            self.attention_inputs(packed, layer),
             outputs,
             domain=MICROSOFT,
             num_heads=self.config.n_head,
@@ -86,6 +71,10 @@ class DecodeGraph(GraphNodes):
             do_rotary=0,
         )
         return outputs[0]
+
+    def attention_inputs(self, packed: str, layer: int) -> list[str]:
+        past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+        return [packed, "", "", *past, "seqlens_k", "total_sequence_length"]
 
     def mlp(self, residual: str, block: str) -> str:
         """The feed-forward layer: [B, S, C]."""

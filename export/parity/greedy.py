@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from runtime.bundle.manifest import Continuation
-from runtime.engine.decoding import decode_together
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.texts import GeneratedText
 from runtime.graphs.decode import DecodeGraph
 from runtime.proof.graphs import greedy_tokens
 from runtime.text.generation import Generation
@@ -70,9 +71,12 @@ def continue_together(graph: DecodeGraph, alone: Sequence[Continuation], tokeniz
         )
         for continuation in alone
     ]
-    for _ in decode_together(graph.batch(len(generations)), generations):
-        pass
-    return [Continuation(list(generation.prompt_ids), generation.token_ids) for generation in generations]
+    scheduler, texts = Scheduler(graph.slots(len(generations))), [GeneratedText(each) for each in generations]
+    for text in texts:
+        scheduler.add(text)
+    while not all(text.finished for text in texts):
+        scheduler.step()
+    return [Continuation(list(text.generation.prompt_ids), list(text.completion().token_ids)) for text in texts]
 
 
 @dataclass(frozen=True)

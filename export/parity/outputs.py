@@ -1,5 +1,6 @@
 """Runs one case in PyTorch and in the bundle's graphs, with outputs under common names, and measures errors."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from export.errors import ParityError
 from export.parity.cases import Case
 from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.reference import ReferenceGraph
+from runtime.graphs.work import Work
 
 Outputs = dict[str, NDArray[Any]]
 POSITION_AXIS = {"logits": 1, "hidden_states": 1, "attentions": 2}
@@ -84,14 +86,30 @@ def decode_outputs(graph: DecodeGraph, case: Case) -> Outputs:
 
 
 def side_by_side(graph: DecodeGraph, case: Case) -> Outputs:
-    """Run rows of different lengths in a batch: a right-padded prefill, then one step over their last ids."""
+    """Run rows of different lengths side by side, in steps that are a mix: parts of prompts, single ids, nothing."""
     rows = case.rows()
-    batch = graph.batch(len(rows), case.input_ids.shape[1])
-    batch.admit([row[:-1] for row in rows])
-    _, logits = batch.step([row[-1] for row in rows])
-    caches = [batch.cache(row) for row in range(len(rows))]
+    slots = graph.slots(len(rows))
+    for slot, row in enumerate(rows):
+        slots.reserve(slot, len(row))
+    lasts = {}
+    for works in mixed_steps(rows):
+        for work, answer in zip(works, slots.run(works), strict=True):
+            lasts[work.slot] = answer.logits[-1:].copy()
+    caches = [slots.cache(slot, len(row)) for slot, row in enumerate(rows)]
     joined = {name: np.concatenate([cache[name] for cache in caches], axis=2) for name in caches[0]}
-    return {"logits": logits[None].copy(), **joined}
+    return {"logits": np.stack([lasts[slot] for slot in range(len(rows))], axis=1), **joined}
+
+
+def mixed_steps(rows: Sequence[Sequence[int]]) -> Iterator[list[Work]]:
+    """Row by row another start: row n begins at step n, and runs one id, then the rest but one, then the last."""
+    for step in range(len(rows) + 2):
+        works = []
+        for slot, row in enumerate(rows):
+            ends = (0, 1, max(1, len(row) - 1), len(row))
+            start, end = ends[max(0, min(step - slot, 3))], ends[max(0, min(step - slot + 1, 3))]
+            if end > start:
+                works.append(Work(slot, row[start:end], start, logits=True))
+        yield works
 
 
 def one_row(graph: DecodeGraph, case: Case) -> Outputs:

@@ -12,7 +12,7 @@ from export.parity.rounding import LEAST, rounded_inputs
 from export.quantization.codes import QuantizedWeights
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import Kind
-from runtime.graphs.forward import MANY
+from runtime.graphs.work import MANY
 from runtime.proof.rounded import LAST, RoundedStandard, centred, errors
 from runtime.proof.sketch import sketch
 
@@ -32,7 +32,7 @@ def measure_rounding(
     truth = read(model, ids)
     noise = {}
     for kind in kinds:
-        with rounded_inputs(model, weights, integer=kind == "prefill"):
+        with rounded_inputs(model, weights, integer="prefill" in kind):
             rounded = read(model, ids)
         noise[kind] = {name: error_of(rounded[name], true) for name, true in truth.items()}
     return RoundedStandard(precision, ids, {name: sketch(true) for name, true in truth.items()}, noise)

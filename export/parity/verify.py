@@ -42,8 +42,8 @@ from export.quantization.recipe import HALF, Recipe
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import Continuation, Kind
 from runtime.graphs.decode import DecodeGraph, open_decode_graph
-from runtime.graphs.forward import MANY
 from runtime.graphs.reference import ReferenceGraph
+from runtime.graphs.work import MANY
 from runtime.ort.placement import Placement
 from runtime.proof.rounded import RoundedStandard
 from runtime.text.tokenizer import Tokenizer
@@ -102,12 +102,14 @@ def verify_bundle(
     rows = judge_reference(bundle, standards, noise)
     begin(progress, "the lens")
     rows += judge_lens(bundle, checkpoint, cases, [standard.truth for standard in standards])
-    begin(progress, "the decode graph")
-    decode = open_decode_graph(bundle)
-    rows += judge_decode("decode", decode, standards, noise)
-    continuations = continue_prompts(decode, prompts, architecture.n_positions)
-    together = continue_together(decode, continuations, tokenizer)
-    del decode
+    begin(progress, "the decode graphs")
+    rows += judge_decode("decode", DecodeGraph(bundle.graph_path("decode"), architecture), standards, noise)
+    served = open_decode_graph(bundle)
+    if bundle.manifest.has_graph("ragged", "fp32"):
+        rows += judge_decode("ragged", served, standards, noise)
+    continuations = continue_prompts(served, prompts, architecture.n_positions)
+    together = continue_together(served, continuations, tokenizer)
+    del served
     begin(progress, "the decode graph for CUDA, on the CPU")
     rows += judge_decode("decode_cuda", open_decode_graph(bundle, placement=REHEARSED), standards, noise)
     qualities, halves, rounded, refused = [], [], [], []
@@ -191,9 +193,12 @@ def judge_weights(
     standards = measure_pytorch(model, cases)  # `model` is in float64 afterwards
     served = measure_rounding(model, part.weights, part.texts[0].tolist(), precision=precision, kinds=kinds)
     del model
-    with exact_graph(bundle.graph_path("decode", precision)) as path:
-        decode = DecodeGraph(path, bundle.manifest.architecture)
-        rows = judge_decode(f"decode {precision}", decode, standards, largest_noise(standards))
+    rows = []
+    for kind in ("decode", "ragged"):
+        if kind in kinds:
+            with exact_graph(bundle.graph_path(kind, precision)) as path:
+                decode = DecodeGraph(path, bundle.manifest.architecture)
+                rows += judge_decode(f"{kind} {precision}", decode, standards, largest_noise(standards))
     return [*rows, *judge_rounded(bundle, served)], served
 
 

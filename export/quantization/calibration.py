@@ -10,6 +10,7 @@ from export.architecture import describe, start_id
 from export.checkpoint import Checkpoint
 from export.progress import Progress
 from runtime.graphs.decode import DecodeGraph
+from runtime.graphs.work import Work
 from runtime.text.options import Settings
 from runtime.text.sampling import Sampler
 
@@ -34,14 +35,13 @@ def sample_texts(
 
     `progress` is called repeatedly with the number of tokens in each text.
     """
-    batch = session.batch(TEXTS)
+    slots = session.slots(TEXTS)
     samplers = [Sampler(Settings(temperature=1.0, seed=seed), ()) for seed in range(TEXTS)]
     texts = [[start_id] for _ in samplers]
-    _, logits = batch.admit(texts)
     while True:
-        for text, sampler, row in zip(texts, samplers, logits, strict=True):
-            text.append(sampler.choose(row))
+        works = [Work(slot, text[-1:], len(text) - 1, logits=True) for slot, text in enumerate(texts)]
+        for text, sampler, answer in zip(texts, samplers, slots.run(works), strict=True):
+            text.append(sampler.choose(answer.logits[0]))
         progress(len(texts[0]))
         if len(texts[0]) >= length:
             return np.array(texts)
-        _, logits = batch.step([text[-1] for text in texts])

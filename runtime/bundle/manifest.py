@@ -12,7 +12,7 @@ from runtime.errors import BundleError
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
 PARTS = {"source": dict, "architecture": dict, "graphs": list, "files": dict, "made_with": dict, "parity": dict}
-Kind = Literal["reference", "decode", "prefill", "decode_cuda", "lens"]
+Kind = Literal["reference", "decode", "prefill", "ragged", "ragged_prefill", "decode_cuda", "lens"]
 T = TypeVar("T")
 
 

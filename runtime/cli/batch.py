@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.checks import check_batch_size
     from runtime.cli.job_output import BatchOutput, check_paths
     from runtime.cli.jobs import Defaults, read_jobs, run_jobs, skip_made
+    from runtime.model import generate
     from runtime.text.options import check_settings
 
     wanted, batch_size = given_generation(options), check_batch_size(options.batch_size)
@@ -50,8 +52,8 @@ def run(options: argparse.Namespace) -> int:
                 output.begin_again()
             tally = skip_made(jobs, output.records(), options.output)
             with progress_bar("completing", "line", total, done=tally.lines) as bar:
-                batch = model.decode_graph.batch(max(1, min(batch_size, total or batch_size)))
-                for job in run_jobs(jobs, batch, Speed(bar).finished):
+                run = partial(generate, model, at_once=batch_size)
+                for job in run_jobs(jobs, run, Speed(bar).finished):
                     write(job, output, tally, bar)
     print(f"gpt2-onnx: {tally}, in {options.output}", file=sys.stderr)
     return 1 if tally.bad else 0

@@ -4,20 +4,19 @@ import hashlib
 import json
 import math
 from codecs import BOM_UTF8
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from runtime.checks import check_text
-from runtime.engine.decoding import Batch, decode_together, longest_first
 from runtime.text.generation import Generation
 from runtime.text.options import check_settings
 from runtime.text.prompts import Prompting
 
-LOOKAHEAD = 4  # times the rows of a batch: lines read ahead, to run prompts of similar length together
+Run = Callable[[Iterable[Generation]], Iterator[Generation]]
 
 
 @dataclass(frozen=True)
@@ -140,19 +139,19 @@ def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]], output:
     return tally
 
 
-def run_jobs(jobs: Iterable[Job], batch: Batch, finished: Callable[[Generation], object]) -> Iterator[Job]:
+def run_jobs(jobs: Iterable[Job], run: Run, finished: Callable[[Generation], object]) -> Iterator[Job]:
     """Run jobs and yield them in order, each once it is finished; `finished` is called at once, in any order."""
-    unwritten: list[Job] = []
-    for generation in decode_together(batch, generations(jobs, unwritten, LOOKAHEAD * batch.rows)):
+    unwritten = deque[Job]()
+    for generation in run(generations(jobs, unwritten)):
         finished(generation)
         while unwritten and unwritten[0].finished:
-            yield unwritten.pop(0)
+            yield unwritten.popleft()
     yield from unwritten
 
 
-def generations(jobs: Iterable[Job], unwritten: list[Job], lookahead: int) -> Iterator[Generation]:
-    """Generations, longest first among the next jobs; every job is appended to `unwritten` in its order."""
-    source = iter(jobs)
-    while chunk := list(islice(source, lookahead)):
-        unwritten += chunk
-        yield from longest_first(job.generation for job in chunk if job.generation is not None)
+def generations(jobs: Iterable[Job], unwritten: deque[Job]) -> Iterator[Generation]:
+    """The jobs' generations; every job is appended to `unwritten`."""
+    for job in jobs:
+        unwritten.append(job)
+        if job.generation is not None:
+            yield job.generation

@@ -1,1 +1,1 @@
-"""The loops over a decode graph: single texts, batches, drafting and scoring."""
+"""The engine: which texts run which ids in a step, in which slots; drafts and scores; no ONNX."""

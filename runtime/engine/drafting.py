@@ -1,12 +1,7 @@
-"""Chooses how each step of a text runs: with drafts, launched on the device, or one id per run."""
+"""Drafting: who drafts for a generation."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
-
-from runtime.engine.decoding import Step
 from runtime.engine.drafts import DraftModel, PromptLookup
-from runtime.engine.steps import DeviceStep, DraftedStep, Drafter
+from runtime.engine.texts import Drafter
 from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.state import DecodeState
 from runtime.text.generation import Generation
@@ -25,27 +20,12 @@ class Drafting:
         self.exact = exact
         self.drafter = drafter
 
-    @contextmanager
-    def step(self, state: DecodeState, generation: Generation, known: Sequence[int]) -> Iterator[Step]:
-        """Yield the function that runs new ids of a text; `state` has already read `known`."""
-        with ExitStack() as leases:
-            if self.applies(generation):
-                drafters, most = self._drafters(leases), generation.most_ids
-                drafted = DraftedStep(state, drafters, known, most, logits=not generation.plain)
-                leases.callback(drafted.settle)
-                yield drafted
-            elif state.launches and generation.plain:
-                steps = DeviceStep(state, generation.most_ids)
-                leases.callback(steps.settle)
-                yield steps
-            else:
-                yield partial(state.step, logits=not generation.plain)
+    def drafters(self, generation: Generation) -> list[Drafter]:
+        """Those of a generation, in the order in which they are asked; none if it is not drafted."""
+        if not self.applies(generation):
+            return []
+        models = [DraftModel(DecodeState(self.drafter.slots(1)))] if self.drafter else []
+        return [PromptLookup(), *models]
 
     def applies(self, generation: Generation) -> bool:
         return self.exact and generation.plain if generation.draft is None else generation.draft
-
-    def _drafters(self, leases: ExitStack) -> list[Drafter]:
-        drafters: list[Drafter] = [PromptLookup()]
-        if self.drafter:
-            drafters.append(DraftModel(leases.enter_context(self.drafter.sequence())))
-        return drafters

@@ -8,25 +8,13 @@ averages the means of its windows and weighs each window by one token less.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.arrays import log_softmax
-from runtime.graphs.forward import Answer
-
-CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabulary
-
-
-class Reader(Protocol):
-    """Runs ids after those it has read."""
-
-    def read(self, token_ids: Sequence[int], *, last: int) -> Answer:
-        """Run ids, and give the answer after each of the `last` ones."""
-
-    def rewind(self, length: int) -> None:
-        """Forget everything after the first `length` tokens."""
+from runtime.engine.loop import Loop
+from runtime.engine.texts import ScoredText
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +46,17 @@ class Score:
 
 
 def score_ids(
-    reader: Reader, token_ids: Sequence[int], *, context: int, stride: int, progress: Callable[[int], object]
+    loop: Loop, token_ids: Sequence[int], *, context: int, stride: int, progress: Callable[[int], object]
 ) -> tuple[float | None, ...]:
     """The log-probability of each id; `progress` is called with the number of tokens scored since its last call."""
     logprobs: list[float | None] = [None] * len(token_ids)
     for start, first, end in windows(len(token_ids), context, stride):
-        reader.rewind(0)
-        if first - 1 > start:
-            reader.read(token_ids[start : first - 1], last=1)
-        for position in range(first, end, CHUNK):
-            after = min(position + CHUNK, end)
-            logits = reader.read(token_ids[position - 1 : after - 1], last=after - position).logits
-            logprobs[position:after] = target_logprobs(logits, token_ids[position:after])
-            progress(after - position)
+        text = ScoredText(token_ids[start:end], first - start)
+        with loop.running(text):
+            while not text.finished:
+                loop.wait(text.is_ready)
+                progress(text.news())
+        logprobs[first:end] = text.result()
     return tuple(logprobs)
 
 

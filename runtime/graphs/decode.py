@@ -1,67 +1,39 @@
-"""DecodeGraph: the sessions of the decode and prefill graphs, and the caches they lend to sequences and batches."""
+"""DecodeGraph: the sessions of the decode and the prefill graph, and the slots over them."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-from weakref import finalize
-
-import numpy as np
+from typing import Any
 
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import Architecture, Kind
+from runtime.bundle.manifest import Architecture
 from runtime.bundle.same_files import same_files
+from runtime.checks import MAX_SLOTS
 from runtime.errors import BundleError
-from runtime.forks import tell_children
-from runtime.graphs.batch import DecodeBatch
-from runtime.graphs.device.cache import DeviceCache, bucket, row_bucket
-from runtime.graphs.device.graph import DeviceGraph
+from runtime.graphs.cache import KeyValueCache, slot_bytes
 from runtime.graphs.device.runs import DeviceRuns
-from runtime.graphs.forward import Forward
-from runtime.graphs.host import HostGraph, KeyValueCache
+from runtime.graphs.device.slots import DeviceSlots
+from runtime.graphs.kinds import decode_path, prefill_path
+from runtime.graphs.padded import PaddedGraph, PaddedRuns
+from runtime.graphs.ragged import RaggedRuns
+from runtime.graphs.slots import HostSlots, Runs
 from runtime.graphs.state import DecodeState
+from runtime.graphs.work import Slots
+from runtime.ort.host_memory import available_memory
 from runtime.ort.own_pages import own_pages
 from runtime.ort.placement import CPU, Placement
 from runtime.ort.sessions import make_session
 
-MOST_IDLE = 4  # caches kept between calls, up to 75 MB per row for GPT-2 small; more are made when needed, then dropped
-MOST_ROWS = 1024
 ON_DEVICE = {"fp16"}  # precisions whose decode graph keeps its state on the device, on the CPU too
-KINDS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-
-
-class Idle(NamedTuple):
-    """A cache that is not in use, and the graphs over it."""
-
-    rows: int
-    capacity: int
-    forward: Forward
-
-
-class Prefill:
-    """The graph for many tokens at a time; `make` returns its session or None, and is called on first use.
-
-    Caches refer to this and not to their `DecodeGraph`, which is thus freed with its weights once it is not referenced.
-    """
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._session: Any = None
-        self._loading = threading.Lock()
-
-    def over(self, cache: KeyValueCache) -> HostGraph | None:
-        with self._loading:
-            self._session = self._session or self._make()
-        return HostGraph(self._session, cache) if self._session else None
 
 
 class DecodeGraph:
-    """The decode graph, shared by all threads; every running sequence or batch has its own keys and values.
+    """The sessions of the decode and the prefill graph, shared by all threads; each set of slots has its own cache.
 
     Args:
-        path: The decode graph.
+        path: The decode graph, ragged or not.
         prefill_path: A graph with the same inputs and outputs that is faster over many tokens; loaded on first use.
         around: A context manager, called with a graph's path, that is entered while its session is made.
     """
@@ -82,82 +54,72 @@ class DecodeGraph:
                     path, architecture=architecture, placement=placement, threads=threads, capture=capture
                 )
 
+        self.architecture = architecture
         self._session = make(path, capture=True)
-        self._runs = DeviceRuns(self._session, placement) if placement.on_device else None
-        self._prefill = Prefill(partial(make, prefill_path) if prefill_path else lambda: None)
-        self._architecture = architecture
-        self._idle: list[Idle] = []
-        self._lock = threading.RLock()  # this thread may collect an unreferenced stream while it holds the lock
-        tell_children(self, DecodeGraph._forked)
+        self._device = DeviceRuns(self._session, placement) if placement.on_device else None
+        self._prefill = Prefill(partial(make, prefill_path)) if prefill_path else None
+
+    def slots(self, count: int) -> Slots:
+        """Empty slots: on the CPU they take memory as they grow, on a device when they are reserved."""
+        if self._device:
+            return DeviceSlots(self._device, self.architecture, count)
+        try:
+            cache = KeyValueCache(self.architecture, count)
+        except (OSError, OverflowError) as error:
+            raise MemoryError(f"no room for the keys and values of {count:,} texts; choose fewer slots") from error
+        prefill = partial(self._prefill.over, cache) if self._prefill else None
+        return HostSlots(cache, runs_over(self._session, cache), prefill)
+
+    def slots_for(self, asked: int | None) -> int:
+        """As many as were asked for, else as fill half of the memory that is left, if all texts fill the context.
+
+        MemoryError if the machine could not hold those that were asked for.
+        """
+        memory, each = None if self._device else available_memory(), slot_bytes(self.architecture)
+        most = MAX_SLOTS if memory is None else max(1, memory // each)
+        if asked is None:
+            return min(max(1, most // 2), MAX_SLOTS) if memory is not None else most
+        if asked > most:
+            raise MemoryError(
+                f"slots must be at most {most:,} here, as each takes up to {each / 1e6:,.0f} MB and "
+                f"{(memory or 0) / 1e9:,.1f} GB are left, got {asked:,}"
+            )
+        return asked
 
     @contextmanager
     def sequence(self, tokens: int | None = None) -> Iterator[DecodeState]:
-        """Lend an empty cache for one sequence of at most `tokens`; afterwards it is kept for the next caller.
+        """One text in a slot of its own, driven by hand; with room for the whole context, or for `tokens`."""
+        slots = self.slots(1)
+        slots.reserve(0, tokens or self.architecture.n_positions)
+        yield DecodeState(slots)
 
-        Without `tokens`, it has room for the whole context.
-        """
-        shape = 1, self._capacity(tokens)
-        state = DecodeState(self._forward(*shape))
-        try:
-            yield state
-        finally:
-            self._keep(Idle(*shape, state.forward))
 
-    def batch(self, rows: int, tokens: int | None = None) -> DecodeBatch:
-        """An empty cache for a batch of at most `rows` sequences of at most `tokens` each.
+class Prefill:
+    """The graph for many tokens at a time; `make` returns its session, and is called on first use.
 
-        On the CPU, memory is taken as rows grow and given back when the batch is dropped; on a device, it is taken at
-        once and kept for the next batch.
-        """
-        shape = rows if self._runs is None else row_bucket(rows, MOST_ROWS), self._capacity(tokens)
-        try:
-            forward = self._forward(*shape)
-        except OSError as error:
-            raise MemoryError(f"no room for the keys and values of {rows} sequences; choose a smaller batch") from error
-        batch = DecodeBatch(forward, rows)
-        if self._runs:
-            finalize(batch, self._keep, Idle(*shape, forward))
-        return batch
+    Slots refer to this and not to their `DecodeGraph`, which is thus freed with its weights once it is not referenced.
+    """
 
-    def _forked(self) -> None:
-        """Replace the lock in a forked child: the graph is not used there, but lent caches may be given back."""
-        self._lock = threading.RLock()
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._session: Any = None
+        self._loading = threading.Lock()
 
-    def _capacity(self, tokens: int | None) -> int:
-        most = self._architecture.n_positions
-        return most if tokens is None or self._runs is None else bucket(tokens, most)
+    def over(self, cache: KeyValueCache) -> Runs:
+        with self._loading:
+            self._session = self._session or self._make()
+        return runs_over(self._session, cache)
 
-    def _forward(self, rows: int, capacity: int) -> Forward:
-        """An idle Forward of this shape, or a new one."""
-        with self._lock:
-            for idle in self._idle:
-                if (idle.rows, idle.capacity) == (rows, capacity):
-                    self._idle.remove(idle)
-                    return idle.forward
-        if self._runs is None:
-            cache = KeyValueCache(self._architecture, rows)
-            return Forward(cache, HostGraph(self._session, cache), partial(self._prefill.over, cache))
-        try:
-            return self._on_device(self._runs, rows, capacity)
-        except MemoryError:
-            if not self._idle:
-                raise
-        self._idle.clear()  # to free their memory
-        return self._on_device(self._runs, rows, capacity)
 
-    def _on_device(self, runs: DeviceRuns, rows: int, capacity: int) -> Forward:
-        kind = next(value.type for value in self._session.get_inputs() if value.name.startswith("past_key_values"))
-        cache = DeviceCache(self._architecture, rows, capacity, dtype=KINDS[kind], placement=runs.placement)
-        graph = DeviceGraph(runs, cache)
-        return Forward(cache, graph, lambda: None, launcher=graph)
+def runs_over(session: Any, cache: KeyValueCache) -> Runs:
+    """Ragged runs where the graph has them."""
+    if is_ragged(session):
+        return RaggedRuns(session, cache)
+    return PaddedRuns(PaddedGraph(session, cache), cache.written, cache.architecture.n_positions)
 
-    def _keep(self, idle: "Idle") -> None:
-        """Keep it for the next caller, unless it ran out of memory; of too many, drop the one idle longest."""
-        if idle.forward.one.ran_out:
-            return
-        with self._lock:
-            self._idle.append(idle)
-            del self._idle[:-MOST_IDLE]
+
+def is_ragged(session: Any) -> bool:
+    return any(value.name == "query_seqlens" for value in session.get_inputs())
 
 
 def open_decode_graph(
@@ -173,15 +135,13 @@ def open_decode_graph(
     Args:
         own: Whether to protect the loaded weights from later writes into their files, where the system allows it.
     """
-    manifest = bundle.manifest
     placement = placement.as_on_device() if precision in ON_DEVICE else placement
-    prefill = not placement.on_device and manifest.has_graph("prefill", precision)
     return DecodeGraph(
-        bundle.graph_path(decode_kind(precision, placement), precision),
-        manifest.architecture,
+        decode_path(bundle, precision, placement),
+        bundle.manifest.architecture,
         placement=placement,
         threads=threads,
-        prefill_path=bundle.graph_path("prefill", precision) if prefill else None,
+        prefill_path=prefill_path(bundle, precision, placement),
         around=partial(opened_whole, bundle, own=own and placement.device == "cpu"),
     )
 
@@ -191,11 +151,6 @@ def opened_whole(bundle: Bundle, path: Path, *, own: bool) -> Iterator[None]:
     """Check, around the making of a session, that its files are those that the bundle was opened with."""
     with same_files(bundle, path) as weights, own_pages(bundle.folder / name for name in weights if own):
         yield
-
-
-def decode_kind(precision: str, placement: Placement) -> Kind:
-    """The kind of graph that generates there; float16 has one graph for the CPU and CUDA."""
-    return "decode_cuda" if placement.on_device and precision == "fp32" else "decode"
 
 
 def make_checked(

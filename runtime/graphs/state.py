@@ -1,16 +1,17 @@
-"""DecodeState: one sequence, its length, and its row of a cache."""
+"""DecodeState: one text in one slot, driven by hand."""
 
 from collections.abc import Sequence
 
 from runtime.arrays import Floats
-from runtime.graphs.forward import Answer, Forward
+from runtime.graphs.work import Answer, Slots, Work
 
 
 class DecodeState:
-    """The tokens read so far, with their keys and values in one row of a cache."""
+    """The tokens that a slot has read so far."""
 
-    def __init__(self, forward: Forward) -> None:
-        self.forward = forward
+    def __init__(self, slots: Slots, slot: int = 0) -> None:
+        self.slots = slots
+        self.slot = slot
         self.length = 0
 
     def advance(self, token_ids: Sequence[int]) -> int:
@@ -25,27 +26,19 @@ class DecodeState:
     def read(self, token_ids: Sequence[int], *, last: int, logits: bool = True) -> Answer:
         """Run `token_ids`; give the answer after each of the `last` ones."""
         total = self.length + len(token_ids)
-        indices = range(len(token_ids) - last, len(token_ids))
-        graph = self.forward.over(len(token_ids))
-        answer = graph.run(0, [token_ids], [self.length], [total], indices, logits=logits)
+        self.slots.reserve(self.slot, total)
+        (answer,) = self.slots.run([Work(self.slot, token_ids, self.length, last, logits)])
         self.length = total
         return answer
 
-    @property
-    def launches(self) -> bool:
-        """Whether greedy steps can be launched on a device: `launch` and `collect`."""
-        return self.forward.launcher is not None
-
     def launch(self, token_id: int, steps: int) -> None:
         """Launch greedy steps on the device: the first runs `token_id`, each later one the id of the step before."""
-        assert self.forward.launcher
-        self.forward.launcher.launch([token_id], [self.length], steps)
+        self.slots.launch([Work(self.slot, [token_id], self.length)], steps)
         self.length += steps
 
     def collect(self) -> list[int]:
         """Wait for the launched steps; return their ids."""
-        assert self.forward.launcher
-        said: list[int] = self.forward.launcher.collect()[0].tolist()
+        (said,) = self.slots.collect()
         return said
 
     def rewind(self, length: int) -> None:
@@ -53,5 +46,5 @@ class DecodeState:
         self.length = min(self.length, length)
 
     def cache(self) -> dict[str, Floats]:
-        """Keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""
-        return self.forward.cache.row(0, self.length)
+        """Keys and values [1, n_head, length, head_size] by their names as outputs."""
+        return self.slots.cache(self.slot, self.length)

@@ -1,14 +1,16 @@
 """Model: a loaded bundle that completes, streams, scores and inspects text, and makes sessions."""
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Unpack, overload
 from weakref import WeakSet
 
 from runtime.checks import check_batch_size, check_count, check_ids, check_prompts, check_text
-from runtime.engine.decoding import decode_alone, decode_together, longest_first
 from runtime.engine.drafting import Drafting
+from runtime.engine.loop import Loop
+from runtime.engine.pieces import async_pieces, pieces
 from runtime.engine.scoring import Score, score_ids
+from runtime.engine.texts import GeneratedText
 from runtime.forks import leave_alone, tell_children
 from runtime.graphs.decode import DecodeGraph
 from runtime.inside.inspection import OUTPUTS, Inspection, check_layers, check_outputs
@@ -19,9 +21,9 @@ from runtime.model.parts import Loading, Parts
 from runtime.session import Session
 from runtime.text.completion import Completion
 from runtime.text.generation import Generation
-from runtime.text.options import GenerationOptions, check_settings
+from runtime.text.options import GenerationOptions, Settings, check_settings
 from runtime.text.prompts import Prompting
-from runtime.text.stream import Stream
+from runtime.text.stream import AsyncStream, Stream
 
 BATCH_SIZE = 16
 Prompts = list[str] | tuple[str, ...]
@@ -81,7 +83,13 @@ class Model:
         return (self._parts or self._ready()).decode_graph
 
     @property
-    def _drafting(self) -> Drafting:
+    def loop(self) -> Loop:
+        """The loop that all calls share, for the other modules of this package."""
+        return (self._parts or self._ready()).loop
+
+    @property
+    def drafting(self) -> Drafting:
+        """How it drafts, for the other modules of this package."""
         return (self._parts or self._ready()).drafting
 
     @property
@@ -123,16 +131,11 @@ class Model:
             [4, 4]
         """
         batch_size, settings = check_batch_size(batch_size), check_settings(options)
-        if isinstance(prompt, list | tuple):
-            texts = check_prompts(prompt)
-            prompts = [self.prompting.encode(text, f"prompt[{number}]") for number, text in enumerate(texts)]
-            return self._together([self.prompting.begin(ids, settings) for ids in prompts], batch_size)
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt must be a string, or a list of strings, got {type(prompt).__name__}")
-        generation = self.prompting.begin(self.prompting.encode(check_text("prompt", prompt)), settings)
-        for _ in self._pieces(generation):
+        generations = self._generations(prompt, settings)
+        for _ in generate(self, generations, at_once=batch_size):
             pass
-        return generation.completion()
+        completions = [generation.completion() for generation in generations]
+        return completions[0] if isinstance(prompt, str) else completions
 
     def stream(self, prompt: str, **options: Unpack[GenerationOptions]) -> Stream:
         """Continue a prompt, yielding pieces of text once they are final.
@@ -154,9 +157,49 @@ class Model:
             >>> "".join(stream) == stream.completion.text
             True
         """
-        settings = check_settings(options)
-        generation = self.prompting.begin(self.prompting.encode(check_text("prompt", prompt)), settings)
-        return Stream(self._pieces(generation), generation)
+        (generation,) = self._generations(check_text("prompt", prompt), check_settings(options))
+        return Stream(pieces(self.loop, text_of(self, generation, streamed=True)), generation)
+
+    @overload
+    async def acomplete(
+        self, prompt: str, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+    ) -> Completion: ...
+    @overload
+    async def acomplete(
+        self, prompt: Prompts, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+    ) -> list[Completion]: ...
+    async def acomplete(
+        self, prompt: str | Prompts, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+    ) -> Completion | list[Completion]:
+        """`complete` for asyncio: the event loop goes on meanwhile, and texts that are awaited at once share each step.
+
+        A thread of the event loop's default executor runs the steps while somebody awaits. A task that is cancelled
+        frees its slot within a step.
+
+        Example:
+            >>> asyncio.run(model.acomplete("It was a bright cold day", max_new_tokens=8)).finish_reason
+            'length'
+        """
+        batch_size, settings = check_batch_size(batch_size), check_settings(options)
+        generations = self._generations(prompt, settings)
+        async for text in self.loop.run_all_async((text_of(self, each) for each in generations), batch_size):
+            text.completion()  # raises what kept it from one
+        completions = [generation.completion() for generation in generations]
+        return completions[0] if isinstance(prompt, str) else completions
+
+    def astream(self, prompt: str, **options: Unpack[GenerationOptions]) -> AsyncStream:
+        """`stream` for asyncio.
+
+        Example:
+            >>> async def read(prompt):
+            ...     async with model.astream(prompt, max_new_tokens=8) as stream:
+            ...         return "".join([piece async for piece in stream])
+            >>> text = asyncio.run(read("It was a bright cold day"))
+            >>> text == model.complete("It was a bright cold day", max_new_tokens=8).text
+            True
+        """
+        (generation,) = self._generations(check_text("prompt", prompt), check_settings(options))
+        return AsyncStream(async_pieces(self.loop, text_of(self, generation, streamed=True)), generation)
 
     def session(self) -> Session:
         """Begin an empty text that grows turn by turn; what was read before is cached.
@@ -168,7 +211,7 @@ class Model:
             >>> session.text
             'It was a bright cold day'
         """
-        return Session(self.decode_graph.sequence(), self.prompting, self._drafting)
+        return Session(self.loop, self.prompting, self.drafting)
 
     def score(self, text: str, *, stride: int | None = None, progress: Callable[[int], object] | None = None) -> Score:
         """How likely the model finds a text, of any length from two tokens up.
@@ -194,9 +237,8 @@ class Model:
         token_ids = self.encode(text)
         if len(token_ids) < 2:
             raise ValueError(f"text must be at least 2 tokens, as the first has none before it, got {len(token_ids)}")
-        with self.decode_graph.sequence() as state:
-            tell = progress or (lambda _: None)
-            logprobs = score_ids(state, token_ids, context=context, stride=stride, progress=tell)
+        tell = progress or (lambda _: None)
+        logprobs = score_ids(self.loop, token_ids, context=context, stride=stride, progress=tell)
         return Score(tuple(token_ids), logprobs, context, stride)
 
     @overload
@@ -290,18 +332,24 @@ class Model:
         """
         return self.prompting.tokenizer.decode(check_ids(token_ids, self.bundle.manifest.architecture.vocab_size))
 
-    def _pieces(self, generation: Generation) -> Generator[str]:
-        with (
-            self.decode_graph.sequence(generation.most_ids) as state,
-            self._drafting.step(state, generation, ()) as step,
-        ):
-            yield from decode_alone(step, generation, generation.prompt_ids)
+    def _generations(self, prompt: str | Prompts, settings: Settings) -> list[Generation]:
+        """One of a prompt, or one of each in a list, all checked before any begins."""
+        if isinstance(prompt, list | tuple):
+            named = [(text, f"prompt[{number}]") for number, text in enumerate(check_prompts(prompt))]
+        elif isinstance(prompt, str):
+            named = [(check_text("prompt", prompt), "prompt")]
+        else:
+            raise TypeError(f"prompt must be a string, or a list of strings, got {type(prompt).__name__}")
+        ids = [self.prompting.encode(text, name) for text, name in named]
+        return [self.prompting.begin(each, settings) for each in ids]
 
-    def _together(self, generations: list[Generation], batch_size: int) -> list[Completion]:
-        """Generate in batches, longest prompts first, so that those prefilled together have similar lengths."""
-        if generations:
-            longest = max(generation.most_ids for generation in generations)
-            batch = self.decode_graph.batch(min(batch_size, len(generations)), longest)
-            for _ in decode_together(batch, longest_first(generations)):
-                pass
-        return [generation.completion() for generation in generations]
+
+def generate(model: Model, generations: Iterable[Generation], *, at_once: int) -> Iterator[Generation]:
+    """Generate side by side, and yield each generation when it has finished; raise what keeps one from that."""
+    for text in model.loop.run_all((text_of(model, each) for each in generations), at_once):
+        text.completion()
+        yield text.generation
+
+
+def text_of(model: Model, generation: Generation, *, streamed: bool = False) -> GeneratedText:
+    return GeneratedText(generation, model.drafting.drafters(generation), streamed=streamed)

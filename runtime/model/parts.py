@@ -7,6 +7,8 @@ from functools import partial
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.same_files import check_untouched, names_read, reopen
 from runtime.engine.drafting import Drafting
+from runtime.engine.loop import Loop
+from runtime.engine.scheduler import Scheduler
 from runtime.graphs.decode import DecodeGraph, open_decode_graph
 from runtime.inside.inspector import Inspector
 from runtime.ort.placement import Placement
@@ -22,6 +24,7 @@ class Parts:
 
     prompting: Prompting
     decode_graph: DecodeGraph
+    loop: Loop
     drafting: Drafting
     inspector: Inspector
 
@@ -36,6 +39,8 @@ class Loading:
     threads: int | None = None
     draft: str | None = None
     verify: bool = False
+    slots: int | None = None
+    prefix_cache: bool = True
 
     @property
     def precisions(self) -> list[str]:
@@ -54,7 +59,9 @@ class Loading:
             self.bundle, prompting, placement=self.placement, threads=self.threads, hash_weights=not hashed
         )
         exact = self.precision in EXACT and not self.placement.on_device
-        return Parts(prompting, decode_graph, Drafting(exact=exact, drafter=drafts), inspector)
+        slots = decode_graph.slots(decode_graph.slots_for(self.slots))
+        loop = Loop(Scheduler(slots, prefix_cache=self.prefix_cache))
+        return Parts(prompting, decode_graph, loop, Drafting(exact=exact, drafter=drafts), inspector)
 
     def again(self) -> Parts:
         """Make the same parts in another process, from the same files, hashed only if they may have changed."""

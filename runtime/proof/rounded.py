@@ -16,6 +16,7 @@ from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import NAME, Kind, Manifest
 from runtime.errors import BundleError
 from runtime.graphs.decode import DecodeGraph
+from runtime.graphs.kinds import runs
 from runtime.proof.sketch import SUMS, distance, sketch
 
 FACTOR = 2.0
@@ -73,6 +74,8 @@ def prove_rounded(bundle: Bundle, precision: str) -> Iterator[RoundedProof]:
     for standard in read_standards(bundle.manifest):
         if standard.precision == precision:
             for kind, noise in standard.pytorch_errors.items():
+                if not runs(kind):
+                    continue
                 shares = {name: error / noise[name] for name, error in errors(bundle, standard, kind).items()}
                 worst = max(shares, key=lambda name: np.nan_to_num(shares[name], nan=np.inf))
                 yield RoundedProof(precision, kind, len(standard.token_ids), worst, shares[worst])
@@ -81,7 +84,7 @@ def prove_rounded(bundle: Bundle, precision: str) -> Iterator[RoundedProof]:
 def errors(bundle: Bundle, standard: RoundedStandard, kind: Kind) -> dict[str, float]:
     """Each tensor's absolute distance from the truth on this processor."""
     graph = DecodeGraph(bundle.graph_path(kind, standard.precision), bundle.manifest.architecture)
-    found = read_text(graph, standard.token_ids, at_once=kind == "prefill")
+    found = read_text(graph, standard.token_ids, at_once="prefill" in kind)
     return {name: distance(sketch(found[name]), truth) for name, truth in standard.sketches.items()}
 
 

@@ -1,6 +1,6 @@
-"""Streams: iterate over a completion's text while it is generated."""
+"""Streams: iterate over a completion's text while it is generated, with `for` or `async for`."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import suppress
 from typing import NoReturn
 
@@ -12,7 +12,7 @@ from runtime.text.generation import Generation
 class Stream(Iterator[str]):
     """Pieces of one completion's text, given once they are final; joined, they are its text.
 
-    Close it, or leave its `with` block, to stop early and free its cache. A stream that is no longer referenced closes
+    Close it, or leave its `with` block, to stop early and free its slot. A stream that is no longer referenced closes
     by itself.
     """
 
@@ -20,13 +20,15 @@ class Stream(Iterator[str]):
         self._pieces = pieces
         self._generation = generation
         self._closed = False
+        self._given = 0  # characters
         self._check_owner = owner("stream", "make one here: model.stream(…)")
         tell_children(self, Stream._forked)
 
     def __next__(self) -> str:
         self._check_owner()
         piece = "" if self._closed else next(self._pieces)
-        if self._closed or self._generation.finish_reason:  # free the cache with the last piece, not after it
+        self._given += len(piece)
+        if self._closed or self.completion:  # end with the last piece, not after it
             self._pieces.close()
         if not piece:
             raise StopIteration
@@ -54,4 +56,44 @@ class Stream(Iterator[str]):
     @property
     def completion(self) -> Completion | None:
         """The whole completion once the last piece is given; None before that and after an early `close`."""
-        return self._generation.completion() if self._generation.finish_reason else None
+        return completion_of(self._generation, self._given)
+
+
+class AsyncStream(AsyncIterator[str]):
+    """Pieces of one completion's text, as those of `Stream`, for `async for`.
+
+    Close it, or leave its `async with` block, to stop early and free its slot; so does cancelling the task that awaits.
+    """
+
+    def __init__(self, pieces: AsyncGenerator[str], generation: Generation) -> None:
+        self._pieces = pieces
+        self._generation = generation
+        self._given = 0  # characters
+        self._check_owner = owner("stream", "make one here: model.astream(…)")
+
+    async def __anext__(self) -> str:
+        self._check_owner()
+        piece = await anext(self._pieces)
+        self._given += len(piece)
+        return piece
+
+    async def __aenter__(self) -> "AsyncStream":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop generating."""
+        await self._pieces.aclose()
+
+    @property
+    def completion(self) -> Completion | None:
+        """The whole completion once the last piece is given; None before that and after an early end."""
+        return completion_of(self._generation, self._given)
+
+
+def completion_of(generation: Generation, given: int) -> Completion | None:
+    """The completion of a generation whose reader has been given so many characters, if those are all."""
+    ended = generation.finish_reason and given == len(generation.text)
+    return generation.completion() if ended else None

@@ -19,6 +19,7 @@ FILES = {
     "generation_config.json",
     "manifest.json",
     "onnx/decode.onnx",
+    "onnx/ragged.onnx",
     "onnx/decode.onnx_data",
     "onnx/decode_cuda.onnx",
     "onnx/decode_fp16.onnx",
@@ -134,6 +135,33 @@ def test_the_decode_graph_has_the_documented_inputs_and_outputs(bundle):
         onnx.TensorProto.INT64
     }
     assert types["seqlens_k"] == types["total_sequence_length"] == onnx.TensorProto.INT32
+
+
+def test_the_ragged_graph_packs_ids_and_reads_the_decode_graphs_weights(bundle):
+    graphs = {
+        name: onnx.load(bundle / "onnx" / f"{name}.onnx", load_external_data=False).graph
+        for name in ("decode", "ragged")
+    }
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in graphs["ragged"].input
+    }
+    assert shapes["input_ids"] == shapes["position_ids"] == ["token_count"]
+    assert shapes["packed_indices"] == ["batch_size", "sequence_length"]
+    assert shapes["row_indices"] == ["token_count", 2]
+    assert shapes["query_seqlens"] == shapes["seqlens_k"] == ["batch_size"]
+    attentions = [node for node in graphs["ragged"].node if node.op_type == "GroupQueryAttention"]
+    assert len(attentions) == 6
+    assert all(node.input[16] == "query_seqlens" for node in attentions)
+    stored = [
+        {
+            (tensor.name, *((entry.key, entry.value) for entry in tensor.external_data))
+            for tensor in graph.initializer
+            if tensor.external_data
+        }
+        for graph in graphs.values()
+    ]
+    assert stored[0] == stored[1]
 
 
 def test_the_runtime_says_what_transformers_says(bundle, expected):

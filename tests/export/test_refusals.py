@@ -93,7 +93,7 @@ def test_what_rounding_costs_pytorch_too_is_no_reason(most):
     assert settle(with_quality(rounding=0.03, pytorch_rounding=0.01)).refused == ()
 
 
-@pytest.mark.parametrize("graph", ["reference", "decode", "decode_cuda", "lens"])
+@pytest.mark.parametrize("graph", ["reference", "decode", "ragged", "decode_cuda", "lens"])
 def test_float32_that_fails_is_no_precision_to_leave_out(graph):
     kept = settle(with_row(graph, 0.01))
     assert kept.refused == ()

@@ -44,10 +44,16 @@ class Pair:
         self.architecture = opened.manifest.architecture
         self.reference = ReferenceGraph(opened.graph_path("reference"), self.architecture)
         self.decode = DecodeGraph(opened.graph_path("decode"), self.architecture)
+        self.ragged_path = opened.graph_path("ragged")
 
     def text_ids(self, length: int) -> np.ndarray:
         """[1, length] ids of English text."""
         return np.resize(np.array(self.tokenizer(TEXT)["input_ids"]), (1, length))
+
+    @cached_property
+    def ragged(self) -> DecodeGraph:
+        """Where this release of ONNX Runtime runs it."""
+        return DecodeGraph(self.ragged_path, self.architecture)
 
     @cached_property
     def noise(self) -> dict[tuple[str, bool], float]:

@@ -1,9 +1,12 @@
 """Prompts of many lengths side by side, each as PyTorch continues it alone."""
 
+import numpy as np
 import pytest
 import torch
 
 import runtime
+from runtime.graphs.kinds import runs
+from runtime.graphs.work import Work
 
 COUNT = 32
 SHORT = ["", "I", "She", "Call me", "It was a bright cold day", "“Well,” said", "CHAPTER I", "In the year 1897"]
@@ -114,79 +117,105 @@ def test_rows_reach_the_end_of_the_context(model, shipped):
         assert completion.finish_reason == "length"
 
 
-class Rows:
-    """A DecodeBatch and, for each of its rows, the ids it must have read; every run is judged against the truth."""
+class Texts:
+    """Slots and, for each of them, the ids it must have read; every run is judged against the truth."""
 
-    def __init__(self, pair, size):
-        self.pair, self.batch, self.ids = pair, pair.decode.batch(size), []
+    def __init__(self, pair, slots):
+        self.pair, self.slots, self.ids = pair, slots, {}
 
-    def admit(self, *prompts):
-        result = self.batch.admit(prompts)
-        self.check(result, prompts, f"{[len(prompt) for prompt in prompts]} admitted")
-        self.ids += [list(prompt) for prompt in prompts]
+    def run(self, more):
+        """Append ids to slots."""
+        works = [Work(slot, ids, len(self.ids.get(slot, ())), logits=True) for slot, ids in more.items()]
+        for work in works:
+            self.ids[work.slot] = [*self.ids.get(work.slot, ()), *work.token_ids]
+        answers = self.slots.run(works)
+        assert len(answers) == len(works)
+        what = f"{[len(work.token_ids) for work in works]} after {[work.past_length for work in works]}"
+        for work, answer in zip(works, answers, strict=True):
+            self.check(self.ids[work.slot], answer, f"{what}: slot {work.slot}")
 
     def step(self, *token_ids):
-        for row, token in zip(self.ids, token_ids, strict=True):
-            row.append(token)
-        self.check(self.batch.step(token_ids), self.ids, f"a step to {[len(row) for row in self.ids]}")
+        """Append one id to each slot, in their order."""
+        self.run({slot: [token] for slot, token in zip(sorted(self.ids), token_ids, strict=True)})
 
-    def remove(self, row):
-        self.batch.remove(row)
-        self.ids[row] = self.ids[-1]
-        self.ids.pop()
+    def leave(self, *slots):
+        for slot in slots:
+            del self.ids[slot]
 
-    def check(self, result, rows, what):
-        tokens, logits = result
-        assert len(tokens) == len(logits) == len(rows)
-        for number, row in enumerate(rows):
-            with torch.no_grad():
-                truth = self.pair.truth(torch.tensor([list(row)])).logits[:, -1:].numpy()
-            self.pair.assert_close(
-                {"logits": logits[None, number : number + 1]}, {"logits": truth}, f"{what}: {number}"
-            )
-            assert tokens[number] == truth.argmax()
+    def check(self, ids, answer, what):
+        with torch.no_grad():
+            truth = self.pair.truth(torch.tensor([ids])).logits[:, -1:].numpy()
+        assert answer.logits.shape == truth.shape[1:]
+        self.pair.assert_close({"logits": answer.logits[None]}, {"logits": truth}, what)
+        assert answer.next_ids.tolist() == [truth.argmax()]
+
+
+@pytest.fixture(params=["ragged", "decode"])
+def kind(request):
+    """Which of the decode graphs runs."""
+    if not runs(request.param):
+        pytest.skip("this ONNX Runtime has no query_seqlens")
+    return request.param
 
 
 @pytest.fixture(params=["shipped", "tiny"])
-def rows(request, make_pair):
-    """A batch of five rows."""
-    return Rows(request.getfixturevalue("shipped") if request.param == "shipped" else make_pair(), 5)
+def texts(request, make_pair, kind):
+    """Five slots."""
+    pair = request.getfixturevalue("shipped") if request.param == "shipped" else make_pair()
+    return Texts(pair, (pair.ragged if kind == "ragged" else pair.decode).slots(5))
 
 
-def test_ragged_rows_grow_leave_and_join_with_pytorchs_logits(rows):
-    story = rows.pair.tokenizer(STORY)["input_ids"]
-    rows.admit(story[:80], story[5:6], story[10:47], story[20:22])
-    rows.step(11, 22, 33, 44)
-    rows.step(55, 66, 77, 88)
-    rows.remove(0)  # the last one, shorter, takes the place of the longest
-    rows.step(101, 102, 103)
-    rows.admit(story[40:49], story[3:80])
+def test_texts_grow_leave_and_join_with_pytorchs_logits(texts):
+    story = texts.pair.tokenizer(STORY)["input_ids"]
+    texts.run({0: story[:80], 1: story[5:6], 2: story[10:47], 3: story[20:22]})
+    texts.step(11, 22, 33, 44)
+    texts.step(55, 66, 77, 88)
+    texts.leave(0)
+    texts.step(101, 102, 103)
+    texts.run({0: story[40:49], 4: story[3:80]})
     for token in range(200, 204):
-        rows.step(token, token + 10, token + 20, token + 30, token + 40)
-    rows.remove(4)  # the last one itself
-    rows.remove(1)
-    rows.step(301, 302, 303)
-    rows.admit(story[:1])
-    rows.step(401, 402, 403, 404)
-    for _ in range(4):
-        rows.remove(0)
-    rows.admit(story[60:70], story[:3], story[:90], story[1:2], story[50:60])
-    rows.step(501, 502, 503, 504, 505)
+        texts.step(token, token + 10, token + 20, token + 30, token + 40)
+    texts.leave(1, 4)
+    texts.step(301, 302, 303)
+    texts.run({1: story[:1]})
+    texts.step(401, 402, 403, 404)
+    texts.leave(*list(texts.ids)[:4])
+    texts.run({0: story[60:70], 4: story[:3], 2: story[:90], 3: story[1:2], 1: story[50:60]})
+    texts.step(501, 502, 503, 504, 505)
 
 
-def test_one_row_alone_in_a_batch_of_more(rows):
-    story = rows.pair.tokenizer(STORY)["input_ids"]
-    rows.admit(story[:33])
-    rows.step(7)
-    rows.admit(story[2:12])
-    rows.remove(0)
-    rows.step(8)
+def test_parts_of_prompts_drafts_and_single_ids_share_a_run(texts):
+    """And slots that have nothing to run lie between those that have."""
+    story = texts.pair.tokenizer(STORY)["input_ids"]
+    texts.run({0: story[:9], 2: story[5:30], 4: story[10:11]})
+    texts.run({0: story[9:40], 2: story[30:31], 4: story[11:15]})
+    texts.run({1: story[:5], 4: story[15:16]})
+    texts.run({0: story[40:41], 4: story[16:17]})
+    texts.run({1: story[5:6], 2: story[31:32], 3: story[:1]})
+    texts.run({4: story[17:22], 0: story[41:42], 3: story[1:30], 2: story[32:33], 1: story[6:9]})
+    texts.run({0: story[42:43], 1: story[9:10], 2: story[33:34], 3: story[30:31], 4: story[22:23]})
 
 
-def test_a_row_fills_the_context_beside_a_short_one(rows):
-    context = rows.pair.architecture.n_positions
-    story = (rows.pair.tokenizer(STORY)["input_ids"] * 4)[: context - 2]
-    rows.admit(story, story[:2])
-    rows.step(9, 10)
-    rows.step(11, 12)
-    assert [len(row) for row in rows.ids] == [context, 4]
+def test_one_text_alone_in_slots_for_more(texts):
+    story = texts.pair.tokenizer(STORY)["input_ids"]
+    texts.run({0: story[:33]})
+    texts.step(7)
+    texts.run({1: story[2:12]})
+    texts.leave(0)
+    texts.step(8)
+
+
+def test_a_text_fills_the_context_beside_a_short_one(texts):
+    context = texts.pair.architecture.n_positions
+    story = (texts.pair.tokenizer(STORY)["input_ids"] * 4)[: context - 2]
+    texts.run({1: story, 0: story[:2], 2: story[:1]})
+    texts.step(9, 10, 11)
+    texts.step(12, 13, 14)
+    assert {slot: len(ids) for slot, ids in texts.ids.items()} == {1: context, 0: 4, 2: 3}
+    full = texts.slots.cache(1, context)
+    full = {name: array.copy() for name, array in full.items()}
+    texts.leave(1)
+    texts.step(15, 16)
+    texts.step(17, 18)
+    for name, array in texts.slots.cache(1, context).items():
+        assert np.array_equal(array, full[name])

@@ -13,6 +13,7 @@ from transformers import GPT2LMHeadModel
 from export.pipeline import export_bundle
 from runtime.bundle.bundle import open_bundle
 from runtime.graphs.decode import open_decode_graph
+from runtime.graphs.work import Work
 from runtime.ort.placement import Placement
 
 REHEARSED = Placement(on_device=True)
@@ -101,7 +102,7 @@ def test_a_text_as_long_as_the_context_is_as_near_as_pytorch(tiny, precision):
     """To its last place, which no size of a cache goes beyond; with PyTorch's errors on this text."""
     ids = random_ids(tiny, tiny.config.n_positions)
     with tiny.sessions[precision].sequence() as state:
-        assert state.forward.cache.capacity == len(ids)
+        assert state.slots._cache.capacity == len(ids)
         state.read(ids[:-1], last=1)
         logits, cache = state.step(ids[-1:])[1], state.cache()
     truth, own = (pytorch(tiny, kind, ids) for kind in (torch.float64, KINDS[precision]))
@@ -112,29 +113,50 @@ def test_a_text_as_long_as_the_context_is_as_near_as_pytorch(tiny, precision):
         assert off(array, truth[name]) <= max(2 * noise[name], FLOOR), name
 
 
+class Texts:
+    """Texts in slots of one cache; every run is judged against the truth."""
+
+    def __init__(self, tiny, precision, count):
+        self.tiny, self.precision = tiny, precision
+        self.slots = tiny.sessions[precision].slots(count)
+        self.ids = {}
+
+    def run(self, more):
+        """Append ids to slots."""
+        works = [Work(slot, ids, len(self.ids.get(slot, ())), logits=True) for slot, ids in more.items()]
+        for work in works:
+            self.ids[work.slot] = [*self.ids.get(work.slot, ()), *work.token_ids]
+            self.slots.reserve(work.slot, len(self.ids[work.slot]))
+        for work, answer in zip(works, self.slots.run(works), strict=True):
+            self.check(work.slot, {"last": answer.logits[0]})
+
+    def check(self, slot, found):
+        ids = self.ids[slot]
+        truth = pytorch(self.tiny, torch.float64, ids)
+        assert_near(self.tiny, self.precision, {**found, **self.slots.cache(slot, len(ids))}, truth)
+
+    def copy(self, source, target, length):
+        self.slots.reserve(target, length)
+        self.slots.copy(source, target, length)
+        self.ids[target] = self.ids[source][:length]
+        self.check(target, {})
+
+
 @pytest.mark.parametrize("precision", KINDS)
-def test_rows_of_different_lengths_are_as_near_as_pytorch(tiny, precision):
-    """Admitted together and later, stepped, and moved when one before them goes."""
-    texts = [random_ids(tiny, length, 7) for length in (9, 3, 14, 1)]
-    batch = tiny.sessions[precision].batch(5, 64)
-
-    def check(logits):
-        for row, (text, last) in enumerate(zip(texts, logits, strict=True)):
-            truth = pytorch(tiny, torch.float64, text)
-            assert_near(tiny, precision, {"last": last, **batch.cache(row)}, truth)
-
-    check(batch.admit(texts)[1])
+def test_slots_of_different_lengths_are_as_near_as_pytorch(tiny, precision):
+    """Read together and later, stepped, left out now and then, copied, and taken by another text."""
+    texts = Texts(tiny, precision, 6)
+    texts.run({slot: random_ids(tiny, length, 7) for slot, length in enumerate((9, 3, 14, 1))})
     for step in range(6):
-        more = random_ids(tiny, len(texts), 50 + step)
-        texts = [[*text, token] for text, token in zip(texts, more, strict=True)]
-        check(batch.step(more)[1])
+        more = random_ids(tiny, 5, 50 + step)
+        texts.run({slot: [more[slot]] for slot in texts.ids if slot != 1 or step < 2})
         if step == 1:
-            batch.remove(1)
-            texts[1] = texts.pop()
+            texts.copy(2, 4, 11)
         if step == 3:
-            texts.append(random_ids(tiny, 5, 8))
-            logits = batch.admit(texts[-1:])[1]
-            assert_near(tiny, precision, {"last": logits[0]}, pytorch(tiny, torch.float64, texts[-1]))
+            texts.ids[1] = []
+            texts.run({1: random_ids(tiny, 5, 8), 0: more[:1]})
+    for slot in texts.ids:
+        texts.check(slot, {})
 
 
 @pytest.mark.parametrize("precision", KINDS)
@@ -149,9 +171,9 @@ def test_steps_that_feed_themselves_choose_what_pytorch_finds_as_likely_as_any(t
     whole = [*ids, *said[:-1]]
     truth, own = (pytorch(tiny, kind, whole) for kind in (torch.float64, KINDS[precision]))
     noise = 2 * np.abs(own["logits"] - truth["logits"]).max()
-    behind = truth["logits"][len(ids) - 1 :]
-    assert len(said) == len(behind) == 40
-    assert (behind.max(-1) - behind[np.arange(len(said)), said] <= 2 * noise).all()
+    after = truth["logits"][len(ids) - 1 :]
+    assert len(said) == len(after) == 40
+    assert (after.max(-1) - after[np.arange(len(said)), said] <= 2 * noise).all()
     for name, array in cache.items():
         assert off(array, truth[name]) <= max(2 * max(off(own[name], truth[name]), tiny.noise[precision][name]), FLOOR)
 

@@ -187,6 +187,9 @@ def test_a_bundle_in_every_precision_holds_these_files_and_its_manifest_lists_th
         "onnx/decode_int8.onnx",
         "onnx/decode_int8.onnx_data",
         "onnx/prefill_int8.onnx",
+        "onnx/ragged_int4.onnx",
+        "onnx/ragged_int8.onnx",
+        "onnx/ragged_prefill_int8.onnx",
     }
     files = {
         folder: {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -201,17 +204,27 @@ def test_a_bundle_in_every_precision_holds_these_files_and_its_manifest_lists_th
     assert {(graph["kind"], graph["precision"], graph["path"]) for graph in manifest["graphs"]} == {
         ("reference", "fp32", "onnx/model.onnx"),
         ("decode", "fp32", "onnx/decode.onnx"),
+        ("ragged", "fp32", "onnx/ragged.onnx"),
         ("decode_cuda", "fp32", "onnx/decode_cuda.onnx"),
         ("lens", "fp32", "onnx/lens.onnx"),
         ("decode", "fp16", "onnx/decode_fp16.onnx"),
         ("decode", "int8", "onnx/decode_int8.onnx"),
+        ("ragged", "int8", "onnx/ragged_int8.onnx"),
         ("prefill", "int8", "onnx/prefill_int8.onnx"),
+        ("ragged_prefill", "int8", "onnx/ragged_prefill_int8.onnx"),
         ("decode", "int4", "onnx/decode_int4.onnx"),
+        ("ragged", "int4", "onnx/ragged_int4.onnx"),
     }
 
 
 def test_the_float32_graphs_are_the_same_with_and_without_other_precisions(bundle, precise_bundle):
-    for name in ("onnx/model.onnx", "onnx/lens.onnx", "onnx/decode.onnx", "onnx/model.onnx_data"):
+    for name in (
+        "onnx/model.onnx",
+        "onnx/lens.onnx",
+        "onnx/decode.onnx",
+        "onnx/ragged.onnx",
+        "onnx/model.onnx_data",
+    ):
         assert (bundle / name).read_bytes() == (precise_bundle / name).read_bytes()
 
 
@@ -228,11 +241,13 @@ def test_the_manifest_and_the_card_say_what_each_precision_costs(precise_bundle)
         assert f"- {quality['precision']}: perplexity {quality['cost']:+.2%} over float32's" in card.read_text()
 
 
-@pytest.mark.parametrize("name", ["decode_int8", "prefill_int8", "decode_int4"])
+@pytest.mark.parametrize(
+    "name", ["decode_int8", "prefill_int8", "decode_int4", "ragged_int8", "ragged_prefill_int8", "ragged_int4"]
+)
 def test_a_graph_is_valid_and_finds_all_its_weights_in_the_file_of_its_precision(precise_bundle, name):
     path = precise_bundle / "onnx" / f"{name}.onnx"
     _, _, places = initializers(path)
-    file = f"decode_{name.partition('_')[2]}.onnx_data"
+    file = f"decode_{name.rpartition('_')[2]}.onnx_data"
     assert {place["location"] for place in places.values()} == {file}
     size = (path.parent / file).stat().st_size
     assert all(int(place["offset"]) + int(place["length"]) <= size for place in places.values())
@@ -422,15 +437,15 @@ def test_a_model_says_its_precision(models):
     assert "in int4 on cpu" in repr(models["int4"])
 
 
-def test_complete_keeps_models_of_two_precisions_apart(precise_bundle, models, monkeypatch):
-    loaded = []
+def test_complete_keeps_models_of_two_precisions_apart(precise_bundle, monkeypatch):
+    loaded, load = [], runtime.load
 
-    def load(path, **options):
+    def note(path, **options):
         loaded.append((path, options["precision"]))
-        return models[options["precision"] or "fp32"]
+        return load(path, **options, prefix_cache=False)  # in int8 a prompt read anew is not rounded as one kept
 
     monkeypatch.setattr("runtime.api._loaded", {})
-    monkeypatch.setattr("runtime.api.load", load)
+    monkeypatch.setattr("runtime.api.load", note)
     options = {"model": precise_bundle, "max_new_tokens": 24, "logprobs": 1}
     found = [runtime.complete(WAR, precision=name, **options) for name in ("int8", "fp32", "int8", "int4", "fp32")]
     assert found[0] == found[2]
@@ -597,12 +612,18 @@ def test_the_command_takes_precisions_with_commas(checkpoint, tmp_path, monkeypa
             "reference",
             "lens",
             "decode",
+            "ragged",
             "decode_cuda",
             "decode int8",
+            "ragged int8",
             "decode int8 rounded",
+            "ragged int8 rounded",
             "prefill int8 rounded",
+            "ragged_prefill int8 rounded",
             "decode int4",
+            "ragged int4",
             "decode int4 rounded",
+            "ragged int4 rounded",
         }
     else:
         assert (ended.value.code, output, errors.splitlines()[-1]) == (code, "", message)
@@ -610,7 +631,10 @@ def test_the_command_takes_precisions_with_commas(checkpoint, tmp_path, monkeypa
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("n_positions", "kinds"), [(MANY - 1, ["decode"]), (MANY, ["decode", "prefill"])])
+@pytest.mark.parametrize(
+    ("n_positions", "kinds"),
+    [(MANY - 1, ["decode", "ragged"]), (MANY, ["decode", "ragged", "prefill", "ragged_prefill"])],
+)
 def test_a_prefill_graph_is_written_where_a_text_can_be_that_long(tmp_path, seeded_checkpoint, n_positions, kinds):
     folder = seeded_checkpoint(tmp_path / "short", n_layer=1, n_positions=n_positions)
     export_bundle(str(folder), tmp_path / "bundle", precisions="int8")

@@ -1,6 +1,5 @@
 """A text that grows turn by turn, as transformers continues the whole of it, tokenized anew."""
 
-from contextlib import nullcontext
 from random import Random
 
 import numpy as np
@@ -9,6 +8,10 @@ import pytest
 import runtime
 from runtime.bundle.bundle import open_bundle
 from runtime.engine.drafting import Drafting
+from runtime.engine.loop import Loop
+from runtime.engine.scheduler import Scheduler
+from runtime.graphs.kinds import runs
+from runtime.graphs.state import DecodeState
 from runtime.session import Session
 from runtime.text.prompts import Prompting
 
@@ -49,17 +52,40 @@ def check_turn(shipped):
     return check
 
 
-@pytest.fixture
-def watched(shipped):
-    """A session, and the state in which it keeps what it has read."""
-    with shipped.decode.sequence() as state:
-        yield Session(nullcontext(state), Prompting(open_bundle(shipped.bundle)), Drafting(exact=False)), state
+class Watched:
+    """One slot, and how many ids each run of it read."""
+
+    def __init__(self, slots):
+        self.slots, self.runs = slots, []
+
+    def __getattr__(self, name):
+        return getattr(self.slots, name)
+
+    def run(self, works):
+        self.runs += [len(work.token_ids) for work in works]
+        return self.slots.run(works)
+
+    def holding(self, length):
+        """The slot as one text of so many tokens."""
+        state = DecodeState(self.slots)
+        state.length = length
+        return state
 
 
-def assert_state_is_true(pair, state, ids, pytorch, names):
+@pytest.fixture(params=["ragged", "decode"])
+def watched(request, shipped):
+    """A session, and the slot in which it keeps what it has read, of either decode graph."""
+    if not runs(request.param):
+        pytest.skip("this ONNX Runtime has no query_seqlens")
+    graph = shipped.ragged if request.param == "ragged" else shipped.decode
+    slots = Watched(graph.slots(1))
+    return Session(Loop(Scheduler(slots)), Prompting(open_bundle(shipped.bundle)), Drafting(exact=False)), slots
+
+
+def assert_slot_is_true(pair, slots, ids, pytorch, names):
     """Every key and value it holds, and the logits after the last id, are those of one run over these ids."""
     truth = names(pytorch(pair.truth, np.array([ids])))
-    outputs = copied(state, ids[-1])
+    outputs = copied(slots, ids)
     kept = {name: array for name, array in truth.items() if name.startswith("present.")}
     pair.assert_close(outputs, {"logits": truth["logits"][:, -1:], **kept}, f"a session of {len(ids)} tokens")
 
@@ -189,32 +215,29 @@ def test_a_session_grows_to_the_end_of_the_context(model, shipped, check_turn):
 
 
 def test_keys_values_and_logits_are_those_of_one_run(watched, shipped, pytorch, names, check_turn):
-    session, state = watched
+    session, slots = watched
     for turn, stop in zip(TURNS, (None, ",", None, ".", None), strict=True):
         prompt_ids = shipped.ids(session.text + turn)
         completion = check_turn(session, turn, 12, stop=stop)
         read = [*prompt_ids, *completion.token_ids][:-1]  # nobody needed the logits after the last
-        assert state.length == len(read)
-        assert_state_is_true(shipped, state, read, pytorch, names)
+        assert_slot_is_true(shipped, slots, read, pytorch, names)
 
 
 def test_a_turn_reads_only_what_is_new(watched, shipped, check_turn):
-    session, state = watched
-    runs, read = [], state.read
-    state.read = lambda ids, **asked: runs.append(len(ids)) or read(ids, **asked)
+    session, slots = watched
     check_turn(session, "The doctor looked at the patient and", 4)
     first = shipped.ids("The doctor looked at the patient and")
-    assert runs == [len(first), 1, 1, 1]
-    runs.clear()
+    assert slots.runs == [len(first), 1, 1, 1]
+    slots.runs.clear()
     before = len(session.token_ids)
     check_turn(session, " shook his head", 4)
     added = len(shipped.ids(session.text)) - before - 4
-    assert runs == [added + 1, 1, 1, 1]  # the last token of the turn before was not read yet
+    assert slots.runs == [added + 1, 1, 1, 1]  # the last token of the turn before was not read yet
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_sequence_of_turns_stops_and_rewinds(watched, shipped, pytorch, names, check_turn, seed):
-    session, state = watched
+    session, slots = watched
     random, states = Random(seed), []
     for _ in range(10):
         if session.token_ids and random.random() < 0.3:
@@ -224,15 +247,16 @@ def test_any_sequence_of_turns_stops_and_rewinds(watched, shipped, pytorch, name
         prompt_ids = session.token_ids if session.token_ids and not more_text else shipped.ids(session.text + more_text)
         completion = check_turn(session, more_text, random.randrange(1, 12), stop=stop)
         read = [*prompt_ids, *completion.token_ids][:-1]
-        states.append((read, copied(state, read[-1])))
+        states.append((read, copied(slots, read)))
     assert_as_near_as_pytorch(shipped, states, pytorch, names)
 
 
-def copied(state, last_id):
-    """Its keys and values, and the logits after the last id that it has read."""
+def copied(slots, ids):
+    """The keys and values of these ids, which the slot has read, and the logits after the last one."""
+    state = slots.holding(len(ids))
     cache = {name: array.copy() for name, array in state.cache().items()}
-    state.rewind(state.length - 1)
-    return {"logits": state.step([last_id])[1][None, None].copy(), **cache}
+    state.rewind(len(ids) - 1)
+    return {"logits": state.step(ids[-1:])[1][None, None].copy(), **cache}
 
 
 def assert_as_near_as_pytorch(pair, states, pytorch, names):

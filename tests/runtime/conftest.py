@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import tokenizers
 
 import runtime
 from runtime.cli.main import main as cli_main
+from runtime.graphs.slots import HostSlots
+from runtime.graphs.work import Answer, Work
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,19 @@ def bundle_copy(bundle: Path, tmp_path: Path) -> BundleCopy:
 def fresh(bundle: Path) -> runtime.Model:
     """A model that nobody has used."""
     return runtime.load(bundle, device="cpu", threads=1, verify=False)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each run of the decode graph read, of all slots."""
+    counts, run = list[int](), HostSlots.run
+
+    def counted(slots: HostSlots, works: Sequence[Work]) -> list[Answer]:
+        counts.append(sum(len(work.token_ids) for work in works))
+        return run(slots, works)
+
+    monkeypatch.setattr(HostSlots, "run", counted)
+    return counts
 
 
 @pytest.fixture

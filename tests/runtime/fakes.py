@@ -1,4 +1,8 @@
-"""Fakes that several tests use."""
+"""Fakes and names that several tests use."""
+
+from runtime.graphs.kinds import runs
+
+SERVED = f"onnx/{'ragged' if runs('ragged') else 'decode'}.onnx"  # the float32 graph that generates on the CPU
 
 
 class LetterTokenizer:

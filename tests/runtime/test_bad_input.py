@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from fakes import SERVED
 
 import runtime
 from runtime import BundleError
 
 WEIGHTS = "onnx/model.onnx_data"
-DECODE = "onnx/decode.onnx"
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ def test_a_graph_that_is_not_among_the_files(manifest_error):
 
 def test_a_bundle_without_a_decode_graph(bundle_copy, load_error):
     with bundle_copy.changed_manifest() as manifest:
-        manifest["graphs"] = [graph for graph in manifest["graphs"] if graph["kind"] != "decode"]
+        manifest["graphs"] = [graph for graph in manifest["graphs"] if graph["kind"] not in ("decode", "ragged")]
     message = load_error()
     assert "no decode graph" in message
     assert "reference fp32" in message
@@ -276,14 +276,14 @@ def test_a_graph_that_reads_weights_from_outside_the_bundle(bundle_copy, load_er
     (bundle_copy.folder.parent / "secret").write_bytes(bytes(8))
     (bundle_copy.folder / "secret").write_bytes(bytes(8))
     (bundle_copy.folder / "onnx" / "other.bin").write_bytes(bytes(8))
-    bundle_copy.replace(DECODE, wire.model(wire.field(5, wire.stored_in(location))))
+    bundle_copy.replace(SERVED, wire.model(wire.field(5, wire.stored_in(location))))
     message = load_error()
-    assert str(bundle_copy.folder / DECODE) in message
+    assert str(bundle_copy.folder / SERVED) in message
     assert repr(location) in message
 
 
 def test_a_graph_that_reads_weights_from_a_file_of_the_bundle_gets_past_that_check(bundle_copy, load_error, wire):
-    bundle_copy.replace(DECODE, wire.model(wire.field(5, wire.stored_in("model.onnx_data"))))
+    bundle_copy.replace(SERVED, wire.model(wire.field(5, wire.stored_in("model.onnx_data"))))
     assert "reads weights" not in load_error()  # it is no GPT-2, which ONNX Runtime says
 
 
@@ -293,14 +293,14 @@ def test_a_graph_that_reads_weights_from_a_file_of_the_bundle_gets_past_that_che
     ids=["empty", "zero", "text", "0xFF", "0x80", "JSON", "all bytes"],
 )
 def test_a_graph_file_of_garbage(bundle_copy, load_error, content):
-    bundle_copy.replace(DECODE, content)
-    assert str(bundle_copy.folder / DECODE) in load_error()
+    bundle_copy.replace(SERVED, content)
+    assert str(bundle_copy.folder / SERVED) in load_error()
 
 
 def test_a_graph_file_that_was_cut_short(bundle_copy, load_error):
-    whole = bundle_copy.read(DECODE)
-    bundle_copy.replace(DECODE, whole[: len(whole) // 2])
-    assert str(bundle_copy.folder / DECODE) in load_error()
+    whole = bundle_copy.read(SERVED)
+    bundle_copy.replace(SERVED, whole[: len(whole) // 2])
+    assert str(bundle_copy.folder / SERVED) in load_error()
 
 
 def test_a_valid_graph_that_is_no_gpt2(bundle_copy, load_error, wire):
@@ -309,8 +309,8 @@ def test_a_valid_graph_that_is_no_gpt2(bundle_copy, load_error, wire):
     tensor = wire.integer(1, 2) + wire.integer(2, 1) + wire.field(8, b"weight") + wire.field(9, bytes(8))
     output = wire.field(1, b"y") + wire.field(2, type_of)
     graph = wire.field(1, node) + wire.field(2, b"g") + wire.field(5, tensor) + wire.field(12, output)
-    bundle_copy.replace(DECODE, wire.model(graph))
-    assert str(bundle_copy.folder / DECODE) in load_error()
+    bundle_copy.replace(SERVED, wire.model(graph))
+    assert str(bundle_copy.folder / SERVED) in load_error()
 
 
 # the other files

@@ -4,19 +4,21 @@ from itertools import product
 
 import numpy as np
 import pytest
+from fake_slots import FakeSlots, fed
 from fakes import LetterTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import runtime
-from runtime.engine.decoding import decode_together
-from runtime.graphs.batch import DecodeBatch
+from runtime.engine.loop import Loop
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.texts import GeneratedText
+from runtime.graphs.slots import HostSlots
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 
 VOCAB = 23
 END = 0
-MOST_IN_A_RUN = 512
 
 
 def following(history):
@@ -41,43 +43,15 @@ def by_hand(prompt_ids, limit, *, ends=True):
     return tuple(ids[len(prompt_ids) :])
 
 
-class FakeBatch:
-    """Rows of ids without a graph; it minds the protocol, and writes down what each run cost."""
+def slots_of(size):
+    return FakeSlots(size, following, logits_after)
 
-    def __init__(self, rows):
-        self.rows = rows
-        self.histories = []
-        self.admitted = []  # the lengths of the prompts of each run
-        self.stepped = []  # the rows of each step
 
-    def admit(self, prompts, *, logits):
-        assert len(prompts) >= 1
-        assert len(self.histories) + len(prompts) <= self.rows
-        self.admitted.append([len(prompt) for prompt in prompts])
-        self.histories += [list(prompt) for prompt in prompts]
-        return self.results(self.histories[-len(prompts) :], logits)
-
-    def step(self, token_ids, *, logits):
-        assert len(token_ids) == len(self.histories) >= 1
-        self.stepped.append(len(token_ids))
-        for history, token in zip(self.histories, token_ids, strict=True):
-            history.append(token)
-        return self.results(self.histories, logits)
-
-    def remove(self, row):
-        last = self.histories.pop()
-        if row < len(self.histories):
-            self.histories[row] = last
-        else:
-            assert row == len(self.histories)
-
-    def results(self, histories, logits):
-        """The arrays of a run; the next one overwrites them."""
-        if hasattr(self, "ids"):
-            self.ids[...], self.logits[...] = -1, np.nan
-        self.ids = np.array([following(history) for history in histories])
-        self.logits = np.array([logits_after(history) for history in histories])
-        return self.ids, self.logits if logits else self.logits[:, :0]
+def run_all(slots, generations, most=None):
+    """The generations, each when it is finished."""
+    texts = (GeneratedText(generation) for generation in generations)
+    for text in Loop(Scheduler(slots)).run_all(texts, most or slots.count):
+        yield text.generation
 
 
 def begin(prompt_ids, limit=20, **options):
@@ -98,7 +72,7 @@ every_case = settings(deadline=None, database=None, max_examples=200)
 @every_case
 def test_each_text_is_what_it_is_alone(work, rows):
     generations = [begin(prompt_ids, limit) for prompt_ids, limit in work]
-    finished = list(decode_together(FakeBatch(rows), generations))
+    finished = list(run_all(slots_of(rows), generations))
     assert sorted(map(id, finished)) == sorted(map(id, generations))
     for generation, (prompt_ids, limit) in zip(generations, work, strict=True):
         completion = generation.completion()
@@ -110,7 +84,7 @@ def test_each_text_is_what_it_is_alone(work, rows):
 @every_case
 def test_each_row_gets_its_own_logits(work, rows):
     generations = [begin(prompt_ids, limit, logprobs=1) for prompt_ids, limit in work]
-    for generation in decode_together(FakeBatch(rows), generations):
+    for generation in run_all(slots_of(rows), generations):
         history = list(generation.prompt_ids)
         for each in generation.completion().logprobs:
             row = logits_after(history).astype(np.float64)
@@ -120,81 +94,49 @@ def test_each_row_gets_its_own_logits(work, rows):
 
 @given(work=WORK, rows=st.integers(1, 6))
 @every_case
-def test_a_row_costs_a_step_a_token_and_leaves_at_once(work, rows):
-    batch = FakeBatch(rows)
+def test_a_text_costs_its_prompt_and_a_step_a_token(work, rows):
+    slots = slots_of(rows)
     generations = [begin(prompt_ids, limit) for prompt_ids, limit in work]
-    for generation in decode_together(batch, generations):
-        assert generation.finish_reason
-    assert sum(batch.stepped) == sum(len(generation.token_ids) - 1 for generation in generations)
-    assert [length for run in batch.admitted for length in run] == [len(prompt_ids) for prompt_ids, _ in work]
-    assert batch.histories == []
+    assert all(generation.finish_reason for generation in run_all(slots, generations))
+    shared = sum(length for _, _, length in slots.copies)
+    run = sum(len(generation.prompt_ids) + len(generation.token_ids) - 1 for generation in generations)
+    assert sum(map(len, fed(slots))) <= run - shared
 
 
 @given(work=WORK, rows=st.integers(1, 9))
 @every_case
-def test_nobody_waits_where_a_quarter_of_the_rows_is_free(work, rows):
-    class Watched(FakeBatch):
-        def step(self, token_ids, *, logits):
-            waiting = len(work) - sum(map(len, self.admitted))
-            free = self.rows - len(token_ids)
-            assert not waiting or free < max(1, self.rows / 4)
-            return super().step(token_ids, logits=logits)
+def test_nobody_waits_while_a_slot_is_free(work, rows):
+    generations = [begin(prompt_ids[:3], limit) for prompt_ids, limit in work]
 
-    batch = Watched(rows)
-    assert len(list(decode_together(batch, [begin(ids, limit) for ids, limit in work]))) == len(work)
+    class Watched(FakeSlots):
+        def run(self, works):
+            left = sum(generation.finish_reason is None for generation in generations)
+            assert len(works) == min(rows, left)
+            return super().run(works)
 
-
-@given(
-    lengths=st.lists(st.sampled_from([1, 2, 60, 64, 65, 128, 170, 171, 256, 257, 511, 512, 513, 900]), max_size=12),
-    rows=st.integers(1, 12),
-)
-@every_case
-def test_prompts_read_together_stay_within_what_is_worth_one_run(lengths, rows):
-    batch = FakeBatch(rows)
-    generations = [begin([1] * length, 2) for length in lengths]
-    assert len(list(decode_together(batch, generations))) == len(lengths)
-    for run in batch.admitted:
-        assert len(run) == 1 or len(run) * max(run) <= MOST_IN_A_RUN
-    assert [length for run in batch.admitted for length in run] == lengths
+    slots = Watched(rows, following, logits_after)
+    assert len(list(run_all(slots, generations))) == len(work)
 
 
-def test_prompts_that_are_worth_one_run_are_read_in_one():
-    for length, count in ((64, 8), (65, 7), (170, 3), (512, 1), (513, 1), (1, 16)):
-        batch = FakeBatch(16)
-        list(decode_together(batch, [begin([1] * length, 2) for _ in range(16)]))
-        assert batch.admitted[0] == [length] * count
-
-
-def test_rows_with_ends_of_their_own_leave_one_by_one():
-    batch = FakeBatch(8)
-    generations = [begin([1, 2, 3], limit, ignore_eos=True) for limit in (3, 1, 5, 4, 1, 5)]
-    finished = list(decode_together(batch, generations))
-    assert batch.stepped == [4, 4, 3, 2]
+def test_texts_with_ends_of_their_own_leave_one_by_one():
+    slots = slots_of(8)
+    generations = [begin([n, 2, 3], limit, ignore_eos=True) for n, limit in enumerate((3, 1, 5, 4, 1, 5))]
+    finished = list(run_all(slots, generations))
+    assert [len(step) for step in slots.steps_run] == [6, 4, 4, 3, 2]
     assert [len(generation.token_ids) for generation in finished] == [1, 1, 3, 4, 5, 5]
 
 
-def test_others_come_in_when_a_quarter_is_free():
-    batch = FakeBatch(8)
-    limits = [1, 9, 9, 9, 9, 9, 9, 2, 9, 9]  # one is free after the first run, two after the first step
-    list(decode_together(batch, [begin([1], limit, ignore_eos=True) for limit in limits]))
-    assert batch.admitted == [[1] * 8, [1, 1]]
-    assert batch.stepped[:2] == [7, 8]
-
-
-def test_a_text_that_ends_with_its_first_token_takes_no_step():
-    batch = FakeBatch(2)
-    assert len(list(decode_together(batch, [begin([n], 1) for n in range(1, 6)]))) == 5
-    assert batch.stepped == []
-    assert batch.admitted == [[1, 1], [1, 1], [1]]
+def test_the_next_text_takes_the_place_of_one_that_has_ended():
+    slots = slots_of(2)
+    limits = [1, 4, 1, 1]
+    list(run_all(slots, [begin([n], limit, ignore_eos=True) for n, limit in enumerate(limits)]))
+    assert [len(step) for step in slots.steps_run] == [2, 2, 2, 1]
 
 
 def test_a_text_is_given_when_it_is_finished_and_not_later():
-    batch = FakeBatch(4)
-    runs = [
-        len(batch.admitted) + len(batch.stepped)
-        for _ in decode_together(batch, [begin([1], limit, ignore_eos=True) for limit in (4, 2, 7, 2)])
-    ]
-    assert runs == [2, 2, 4, 7]
+    slots = slots_of(4)
+    generations = [begin([n], limit, ignore_eos=True) for n, limit in enumerate((4, 2, 7, 2))]
+    assert [len(slots.steps_run) for _ in run_all(slots, generations)] == [2, 2, 4, 7]
 
 
 def test_a_source_is_asked_no_earlier_than_there_is_room():
@@ -202,20 +144,26 @@ def test_a_source_is_asked_no_earlier_than_there_is_room():
 
     def source():
         nonlocal asked
-        for _ in range(50):
+        for n in range(50):
             asked += 1
-            yield begin([1, 2], 3, ignore_eos=True)
+            yield begin([n % VOCAB, 2], 3, ignore_eos=True)
 
-    for _ in decode_together(FakeBatch(4), source()):
+    for _ in run_all(slots_of(4), source()):
         finished += 1
-        assert asked <= finished + 8  # under way or next
+        assert asked <= finished + 4
     assert asked == finished == 50
 
 
+def test_no_more_run_at_once_than_were_asked_for():
+    slots = slots_of(8)
+    assert len(list(run_all(slots, [begin([n], 5, ignore_eos=True) for n in range(9)], most=3))) == 9
+    assert max(map(len, slots.steps_run)) == 3
+
+
 def test_nothing_to_do_takes_no_run():
-    batch = FakeBatch(3)
-    assert list(decode_together(batch, [])) == []
-    assert batch.admitted == batch.stepped == []
+    slots = slots_of(3)
+    assert list(run_all(slots, [])) == []
+    assert slots.steps_run == []
 
 
 # a model
@@ -358,7 +306,7 @@ def test_an_empty_prompt_in_a_list_is_named_where_nothing_is_there_to_start_from
 
 
 def test_one_bad_prompt_and_none_is_completed(model, refusal, monkeypatch):
-    monkeypatch.setattr(model.decode_graph, "batch", lambda *_: pytest.fail("something was run"))
+    monkeypatch.setattr(HostSlots, "run", lambda *_: pytest.fail("something was run"))
     refusal(TypeError, model.complete, ["It was", None])
     refusal(ValueError, model.complete, ["It was", "\ud800"])
 
@@ -368,7 +316,7 @@ def test_a_model_is_as_it_was_after_a_batch_that_failed(fresh, probes, monkeypat
         raise MemoryError("no room")
 
     prompts = [probe.prompt for probe in probes]
-    monkeypatch.setattr(DecodeBatch, "step", fail)
+    monkeypatch.setattr(HostSlots, "run", fail)
     with pytest.raises(MemoryError, match="no room"):
         fresh.complete(prompts, max_new_tokens=5)
     monkeypatch.undo()

@@ -8,6 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from fakes import SERVED
 
 import runtime
 from runtime.cli.main import main
@@ -186,8 +187,8 @@ def test_a_bundle_with_a_changed_byte(cli, bundle_copy):
 
 @pytest.mark.parametrize("content", [b"", b"no graph", b"\x08\x09"], ids=["empty", "text", "no graph in it"])
 def test_a_graph_that_onnx_runtime_cannot_load(cli_here, bundle_copy, content):
-    bundle_copy.replace("onnx/decode.onnx", content)
-    assert_fails(cli_here("complete", "x", "--model", str(bundle_copy.folder)), 1, "decode.onnx")
+    bundle_copy.replace(SERVED, content)
+    assert_fails(cli_here("complete", "x", "--model", str(bundle_copy.folder)), 1, SERVED)
 
 
 # verify

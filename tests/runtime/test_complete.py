@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from fakes import SERVED
 
 import runtime
 
@@ -259,7 +260,7 @@ def test_the_current_folder_is_looked_at_in_each_call(bundle_copy, probe, refusa
 
 def test_the_model_of_the_module_function_is_loaded_once_and_kept(bundle_copy, probe):
     first = runtime.complete(probe.prompt, model=bundle_copy.folder, max_new_tokens=5)
-    for name in ("manifest.json", "tokenizer.json", "onnx/decode.onnx"):
+    for name in ("manifest.json", "tokenizer.json", SERVED):
         (bundle_copy.folder / name).unlink()
     again = runtime.complete(probe.prompt, model=str(bundle_copy.folder), max_new_tokens=5)
     assert again == first

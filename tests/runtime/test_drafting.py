@@ -4,64 +4,68 @@ import random
 
 import numpy as np
 import pytest
+from fake_slots import FakeSlots, continued, fed
+from fakes import LetterTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 import runtime
 from runtime.engine.drafts import LONGEST, MOST_DRAFTED, PATIENCE, PromptLookup
-from runtime.engine.steps import DraftedStep
-from runtime.graphs.forward import Answer
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.texts import GeneratedText
+from runtime.graphs.work import Answer, Work
+from runtime.text.generation import Generation
+from runtime.text.options import Settings
 
 VOCABULARY = 7
 TIE = 1e-4
 
 
-class RuledState:
-    """A text model of one rule, and what has been run: the next id is decided by the last two."""
+class RuledSlots(FakeSlots):
+    """A slot of a language of one rule, the next id being decided by the last two, and notes of what was run."""
 
     def __init__(self, *, seed: int = 0, noise: float = 0.0, ties: bool = False) -> None:
+        super().__init__(1)
         self.table = np.random.default_rng(seed).permuted(
             np.tile(np.arange(VOCABULARY, dtype=np.float32), (VOCABULARY, VOCABULARY, 1)), axis=2
         )
         if ties:  # the two likeliest are apart by less than a run over several ids changes
             for row in self.table.reshape(-1, VOCABULARY):
                 row[row == VOCABULARY - 2] = VOCABULARY - 1 - 1e-6
-        self.noise, self.ids, self.runs = noise, [], []
+        self.noise = noise
         self.in_a_run = []  # how many ids were read along with each, if not as the prompt
 
+    def rule(self, ids) -> int:
+        return int(self.table[ids[-2] if len(ids) > 1 else 0, ids[-1]].argmax())
+
     def row(self, position: int) -> np.ndarray:
-        before = self.ids[position - 1] if position else 0
-        row = self.table[before, self.ids[position]].copy()
+        (ids,) = self.held
+        row = self.table[ids[position - 1] if position else 0, ids[position]].copy()
         if max(self.in_a_run[: position + 1]) > 1:  # sums in another order, in keys and values before, too
             row[row.argsort()[-2]] += self.noise  # and the second likeliest may come first
         return row
 
-    def step(self, token_ids, *, logits=True):
-        answer = self.read(token_ids, last=1, logits=logits)
-        return int(answer.next_ids[0]), answer.logits[0]
-
-    def read(self, token_ids, *, last, logits=True):
-        self.in_a_run += [len(token_ids) if self.runs else 0] * len(token_ids)
-        self.runs.append(len(token_ids))
-        self.ids += token_ids
-        rows = np.array([self.row(place) for place in range(len(self.ids) - last, len(self.ids))])
+    def answer(self, work):
+        count = len(work.token_ids)
+        assert work.past_length <= len(self.held[0])
+        self.held[0][work.past_length :] = work.token_ids
+        self.in_a_run[work.past_length :] = [count if len(self.steps_run) > 1 else 0] * count
+        end = len(self.held[0])
+        rows = np.array([self.row(position) for position in range(end - work.answers, end)]).reshape(-1, VOCABULARY)
         second, best = np.sort(rows, axis=1)[:, -2:].T
-        return Answer(rows.argmax(axis=1), rows if logits else rows[:, :0], best - second < TIE)
-
-    def rewind(self, length):
-        del self.ids[length:], self.in_a_run[length:]
+        return Answer(rows.argmax(axis=1), rows if work.logits else rows[:, :0], best - second < TIE)
 
 
 class Guesses:
     """Drafts that are right now and then."""
 
-    def __init__(self, state: RuledState, seed: int) -> None:
-        self.state, self.random, self.judged = state, random.Random(seed), []
+    def __init__(self, slots: RuledSlots, seed: int) -> None:
+        self.slots, self.random, self.judged = slots, random.Random(seed), []
 
     def draft(self, ids, most):
         drafted, ids = [], list(ids)
         for _ in range(self.random.randrange(0, most + 1)):
-            right = int(self.state.table[ids[-2] if len(ids) > 1 else 0, ids[-1]].argmax())
+            right = self.slots.rule(ids)
             drafted.append(right if self.random.random() < 0.7 else self.random.randrange(VOCABULARY))
             ids.append(drafted[-1])
         return drafted
@@ -71,48 +75,48 @@ class Guesses:
         self.judged.append((drafted, accepted))
 
 
-def decode(step, prompt, count):
-    tokens = [step(prompt)[0]]
-    while len(tokens) < count:
-        tokens.append(step(tokens[-1:])[0])
-    return tokens
+def drafted(slots, drafter, prompt, count):
+    """The text after it has run to its end."""
+    generation = Generation(prompt, Settings(max_new_tokens=count), tokenizer=LetterTokenizer(), eos_ids=(), room=count)
+    scheduler, text = Scheduler(slots), GeneratedText(generation, [drafter])
+    scheduler.add(text)
+    while not text.finished:
+        scheduler.step()
+    return text
 
 
 @given(seed=st.integers(0, 10_000), prompt=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9))
 def test_drafts_right_or_wrong_change_no_token_and_save_runs(seed, prompt):
-    plain, state = RuledState(seed=seed), RuledState(seed=seed)
-    expected = decode(plain.step, prompt, 40)
-    guesses = Guesses(state, seed)
-    step = DraftedStep(state, [guesses], (), len(prompt) + 40)
-    assert decode(step, prompt, 40) == expected
-    assert len(state.runs) == 40 - sum(accepted for _, accepted in guesses.judged) - unjudged(step)
-    step.settle()
-    assert state.ids == [*prompt, *expected[:-1]] == plain.ids
-
-
-def unjudged(step):
-    """Ids of the last draft that were right, of which nobody has been told yet."""
-    return step._accepted if step._drafter else 0
+    slots = RuledSlots(seed=seed)
+    expected = continued(prompt, 40, slots.rule)
+    guesses = Guesses(slots, seed)
+    text = drafted(slots, guesses, prompt, 40)
+    assert list(text.completion().token_ids) == expected
+    assert len(slots.steps_run) == 40 - sum(accepted for _, accepted in guesses.judged)
+    assert slots.held[0][: text.read] == [*prompt, *expected[:-1]]
 
 
 @given(seed=st.integers(0, 10_000))
 def test_where_sums_in_another_order_would_decide_the_plain_run_does(seed):
-    plain, state = RuledState(seed=seed, ties=True), RuledState(seed=seed, ties=True, noise=2e-5)
-    expected = decode(plain.step, [1, 2], 30)
-    assert decode(DraftedStep(state, [Guesses(state, seed)], (), 32), [1, 2], 30) == expected
+    slots = RuledSlots(seed=seed, ties=True, noise=2e-5)
+    text = drafted(slots, Guesses(slots, seed), [1, 2], 30)
+    assert list(text.completion().token_ids) == continued([1, 2], 30, slots.rule)
 
 
 def test_the_noise_of_that_test_is_enough_to_change_tokens():
     """Without the second look it would fail."""
-    alone, several = (RuledState(seed=1, ties=True, noise=2e-5) for _ in range(2))
-    for state, runs in ((alone, ([0], [1], [2])), (several, ([0], [1, 2]))):
-        *_, (most_likely, _) = [state.step(run) for run in runs]
-        state.most_likely = most_likely
-    assert alone.most_likely != several.most_likely
+    said = []
+    for runs in (([0], [1], [2]), ([0], [1, 2])):
+        slots, length = RuledSlots(seed=1, ties=True, noise=2e-5), 0
+        for ids in runs:
+            (answer,) = slots.run([Work(0, ids, length)])
+            length += len(ids)
+        said.append(int(answer.next_ids[-1]))
+    assert said[0] != said[1]
 
 
 def test_no_draft_goes_beyond_the_end_of_the_text():
-    state = RuledState()
+    slots = RuledSlots()
     asked = []
 
     class Greedy:
@@ -122,10 +126,34 @@ def test_no_draft_goes_beyond_the_end_of_the_text():
 
         def judge(self, drafted, accepted): ...
 
-    decode(DraftedStep(state, [Greedy()], (), 12), [1, 2, 3], 9)
+    drafted(slots, Greedy(), [1, 2, 3], 9)
     assert asked
     assert all(length + most < 12 for length, most in asked)
-    assert max(state.runs) <= 9
+    assert max(map(len, fed(slots))) <= 9
+
+
+def test_drafters_are_asked_in_turn_and_judged_only_by_their_own_drafts():
+    slots = RuledSlots()
+
+    class Silent:
+        def draft(self, *_):
+            return []
+
+        def judge(self, *_):
+            raise AssertionError("it has drafted nothing")
+
+    class Right(Guesses):
+        def draft(self, ids, most):
+            return [self.slots.rule(ids)][:most]
+
+    generation = Generation([1], Settings(max_new_tokens=9), tokenizer=LetterTokenizer(), eos_ids=(), room=9)
+    scheduler, right = Scheduler(slots), Right(slots, 0)
+    scheduler.add(text := GeneratedText(generation, [Silent(), right]))
+    while not text.finished:
+        scheduler.step()
+    assert fed(slots)[0] == [1]
+    assert [len(ids) for ids in fed(slots)] == [1, 2, 2, 2, 2]
+    assert right.judged == [(1, 1)] * 4
 
 
 def after_a_right_one():
@@ -135,7 +163,7 @@ def after_a_right_one():
     return lookup
 
 
-def test_lookup_finds_what_came_behind_the_last_ids_before():
+def test_lookup_finds_what_came_after_the_last_ids_before():
     lookup = PromptLookup()
     assert lookup.draft([1, 2, 3, 4], 8) == []
     assert lookup.draft([1, 2, 3, 4, 1, 2], 8) == []
@@ -194,14 +222,8 @@ def test_greedy_texts_are_the_same_over_dozens_and_hundreds_of_prompts(model, ev
         assert model.complete(prompt, max_new_tokens=48, ignore_eos=True) == plain, prompt
 
 
-def test_they_are_drafted_in_fewer_runs(model, monkeypatch):
+def test_they_are_drafted_in_fewer_runs(model, runs):
     """Greedy continuations of this model repeat themselves: a third of the runs and more is saved."""
-    from runtime.graphs.state import DecodeState
-
-    runs, read = [], DecodeState.read
-    monkeypatch.setattr(
-        DecodeState, "read", lambda self, ids, **asked: runs.append(len(ids)) or read(self, ids, **asked)
-    )
     counts = {}
     for draft in (False, None):
         runs.clear()
@@ -251,7 +273,7 @@ def test_a_stream_left_early_leaves_the_cache_as_it_was(model):
 def test_only_plain_greedy_texts_are_drafted_unasked(model, options, monkeypatch):
     from runtime.engine import drafting
 
-    monkeypatch.setattr(drafting, "DraftedStep", None)
+    monkeypatch.setattr(drafting, "PromptLookup", None)
     model.complete("It was the best of times, it was", max_new_tokens=8, **options)
     with pytest.raises(TypeError):
         model.complete("It was the best of times, it was", max_new_tokens=8, draft=True, **options)

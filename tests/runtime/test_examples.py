@@ -1,6 +1,7 @@
 """The examples in the docstrings run and say what they say, and whatever a caller may call is in one of them."""
 
 import ast
+import asyncio
 import doctest
 import importlib
 import importlib.util
@@ -42,12 +43,13 @@ def callables():
 
 
 def called_in_examples():
-    """The names of what is called; leaving a `with` block calls `close`."""
+    """The names of what is called; leaving a `with` block calls `close` or `aclose`."""
     source = "".join(example.source for test in EXAMPLES.values() for example in test.examples)
     nodes = list(ast.walk(ast.parse(source)))
     calls = [node.func for node in nodes if isinstance(node, ast.Call)]
     names = {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
-    return names | ({"close"} if any(isinstance(node, ast.With) for node in nodes) else set())
+    closed = {"close": ast.With, "aclose": ast.AsyncWith}
+    return names | {name for name, kind in closed.items() if any(isinstance(node, kind) for node in nodes)}
 
 
 def test_there_are_examples():
@@ -61,7 +63,7 @@ def test_an_example_says_what_comes_out(name, bundle, model, monkeypatch, tmp_pa
     test, output = EXAMPLES[name], []
     if any(".plot" in example.source for example in test.examples):
         pytest.importorskip("matplotlib", reason="pictures need the extra plot")
-    test.globs = {"runtime": runtime, "os": os, "model": model}
+    test.globs = {"runtime": runtime, "os": os, "asyncio": asyncio, "model": model}
     result = doctest.DocTestRunner().run(test, out=output.append, clear_globs=False)
     assert result.attempted == len(test.examples)
     assert result.failed == 0, "".join(output)

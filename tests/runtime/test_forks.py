@@ -7,6 +7,7 @@ import pickle
 import textwrap
 
 import pytest
+from fakes import SERVED
 
 import runtime
 from runtime import BundleError
@@ -238,7 +239,7 @@ def test_a_pickled_model_whose_bundle_is_gone_or_another(bundle_copy, refusal, t
     pickled = pickle.dumps(loaded)
     del loaded
     runtime.model.pickled._unpickler._last = None
-    bundle_copy.flip_byte("onnx/decode.onnx")
+    bundle_copy.flip_byte(SERVED)
     assert "was replaced since" in refusal(BundleError, pickle.loads, pickled)
     bundle_copy.folder.rename(tmp_path / "moved")
     message = refusal(BundleError, pickle.loads, pickled)

@@ -4,58 +4,40 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from fake_slots import FakeSlots, fed
 from fakes import LetterTokenizer
 
-from runtime.engine.decoding import decode_alone, decode_together
+from runtime.engine.loop import Loop
+from runtime.engine.pieces import pieces
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.texts import GeneratedText
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 
 LOGITS = np.log(np.array([[5, 1, 1, 1], [1, 5, 1, 1], [1, 1, 5, 1], [1, 1, 1, 5]], np.float32) / 8)
 
 
-class FakeStep:
-    """After token n comes n + 1, and after 3 comes 0; remembers what it was fed."""
-
-    def __init__(self):
-        self.fed = []
-
-    def __call__(self, token_ids):
-        self.fed.append(list(token_ids))
-        following = (token_ids[-1] + 1) % 4
-        return following, LOGITS[following]
-
-
-class OneRowBatch:
-    """The same in one row, which must be the only one."""
-
-    rows = 1
-
-    def __init__(self, step):
-        self.step_alone = step
-
-    def admit(self, prompts, *, logits):
-        (prompt,) = prompts
-        return self.step(prompt, logits=logits)
-
-    def step(self, token_ids, *, logits):
-        following, row = self.step_alone(token_ids)
-        return np.array([following]), row[None] if logits else row[None, :0]
-
-    def remove(self, row):
-        assert row == 0
-
-
-def run_together(step, generation):
-    assert list(decode_together(OneRowBatch(step), [generation])) == [generation]
-
-
-def run_alone(step, generation):
-    assert "".join(decode_alone(step, generation, generation.prompt_ids)) == generation.text
+def one_more(ids):
+    """After token n comes n + 1, and after 3 comes 0."""
+    return (ids[-1] + 1) % 4
 
 
 @pytest.fixture
-def step():
-    return FakeStep()
+def slots():
+    return FakeSlots(1, one_more, lambda ids: LOGITS[one_more(ids)])
+
+
+def run_together(slots, generation):
+    loop = Loop(Scheduler(slots))
+    assert [text.generation for text in loop.run_all([GeneratedText(generation)], 1)] == [generation]
+
+
+def run_alone(slots, generation):
+    assert "".join(streamed(slots, generation)) == generation.text
+
+
+def streamed(slots, generation):
+    return pieces(Loop(Scheduler(slots)), GeneratedText(generation, streamed=True))
 
 
 @pytest.fixture
@@ -69,12 +51,12 @@ def begin():
 
 
 @pytest.fixture(params=[run_alone, run_together])
-def complete(request, step, begin):
-    """The completion after these ids, made by either loop."""
+def complete(request, slots, begin):
+    """The completion after these ids, alone or as one of a list."""
 
     def run(prompt_ids, **settings):
         generation = begin(prompt_ids, **settings)
-        request.param(step, generation)
+        request.param(slots, generation)
         return generation.completion()
 
     return run
@@ -162,49 +144,42 @@ def test_no_log_probabilities_unless_asked_for(complete):
 # what is run
 
 
-def test_the_prompt_is_fed_whole_and_then_one_id_at_a_time(step, complete):
+def test_the_prompt_is_fed_whole_and_then_one_id_at_a_time(slots, complete):
     complete([2, 1, 0], max_new_tokens=4)
-    assert step.fed == [[2, 1, 0], [1], [2], [3]]
+    assert fed(slots) == [[2, 1, 0], [1], [2], [3]]
 
 
 @pytest.mark.parametrize("eos_ids", [(), {3}])
-def test_a_step_is_taken_for_each_token_and_no_more(step, complete, eos_ids):
-    assert len(complete([0], max_new_tokens=5, eos_ids=eos_ids).token_ids) == len(step.fed)
-
-
-def test_only_the_new_ids_are_fed_where_the_others_are_known(step, begin):
-    generation = begin([2, 1, 0], max_new_tokens=3)
-    assert "".join(decode_alone(step, generation, [0])) == "bcd"
-    assert step.fed == [[0], [1], [2]]
-    assert generation.completion().prompt_tokens == 3
+def test_a_step_is_taken_for_each_token_and_no_more(slots, complete, eos_ids):
+    assert len(complete([0], max_new_tokens=5, eos_ids=eos_ids).token_ids) == len(fed(slots))
 
 
 # a piece at a time
 
 
-def test_nothing_is_computed_before_it_is_asked_for(step, begin):
-    pieces = decode_alone(step, begin([0], max_new_tokens=10), [0])
-    assert step.fed == []
+def test_nothing_is_computed_before_it_is_asked_for(slots, begin):
+    pieces = streamed(slots, begin([0], max_new_tokens=10))
+    assert fed(slots) == []
     for count in range(1, 5):
         next(pieces)
-        assert len(step.fed) == count
+        assert len(fed(slots)) == count
 
 
-def test_a_text_left_early_costs_no_more_steps(step, begin):
-    assert list(islice(decode_alone(step, begin([0], max_new_tokens=10), [0]), 2)) == ["b", "c"]
-    assert len(step.fed) == 2
+def test_a_text_left_early_costs_no_more_steps(slots, begin):
+    assert list(islice(streamed(slots, begin([0], max_new_tokens=10)), 2)) == ["b", "c"]
+    assert len(fed(slots)) == 2
 
 
-def test_text_that_may_become_a_stop_waits_and_no_piece_is_empty(step, begin):
+def test_text_that_may_become_a_stop_waits_and_no_piece_is_empty(slots, begin):
     generation = begin([0], max_new_tokens=5, stop=("cdb",))
-    assert list(decode_alone(step, generation, [0])) == ["b", "cda", "b"]
+    assert list(streamed(slots, generation)) == ["b", "cda", "b"]
 
 
-def test_what_waited_comes_with_the_last_piece(step, begin):
+def test_what_waited_comes_with_the_last_piece(slots, begin):
     generation = begin([0], max_new_tokens=3, stop=("cdab",))
-    assert list(decode_alone(step, generation, [0])) == ["b", "cd"]
+    assert list(streamed(slots, generation)) == ["b", "cd"]
 
 
-def test_a_text_that_ends_at_once_has_no_piece(step, begin):
-    assert list(decode_alone(step, begin([0], eos_ids={1}), [0])) == []
-    assert len(step.fed) == 1
+def test_a_text_that_ends_at_once_has_no_piece(slots, begin):
+    assert list(streamed(slots, begin([0], eos_ids={1}))) == []
+    assert len(fed(slots)) == 1

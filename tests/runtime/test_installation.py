@@ -10,6 +10,7 @@ import runtime
 
 ABSENT = ("torch", "transformers", "optimum", "onnx", "export")
 NAMES = [
+    "AsyncStream",
     "BundleError",
     "Completion",
     "GenerationOptions",

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fakes import SERVED
 
 import runtime
 import runtime.graphs.decode
@@ -21,7 +22,7 @@ LONG = " the" * 150  # over the 128 ids from which on a prompt is read by the pr
 @pytest.fixture
 def prefilling(bundle_copy):
     """A bundle with a prefill graph beside the decode graph, which is opened by the first long prompt."""
-    bundle_copy.replace("onnx/prefill.onnx", bundle_copy.read("onnx/decode.onnx"))
+    bundle_copy.replace("onnx/prefill.onnx", bundle_copy.read(SERVED))
     with bundle_copy.changed_manifest() as manifest:
         manifest["graphs"].append({"path": "onnx/prefill.onnx", "kind": "prefill", "precision": "fp32"})
     return bundle_copy
@@ -123,7 +124,7 @@ def test_what_is_replaced_while_it_is_opened_is_refused(prefilling, other, refus
 
 
 @pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("name", ["tokenizer.json", "onnx/decode.onnx", WEIGHTS])
+@pytest.mark.parametrize("name", ["tokenizer.json", SERVED, WEIGHTS])
 def test_a_bundle_that_is_replaced_while_it_is_loaded_is_refused(prefilling, refusal, monkeypatch, name, verify):
     make = runtime.graphs.decode.make_session
 

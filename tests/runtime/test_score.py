@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from fake_slots import FakeSlots, fed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.engine.loop import Loop
+from runtime.engine.scheduler import Scheduler
 from runtime.engine.scoring import Score, score_ids, windows
-from runtime.graphs.forward import Answer
 
 VOCAB = 11
 every_case = settings(deadline=None, database=None, max_examples=300)
@@ -30,27 +32,8 @@ def scored_in(place, length, context, stride):
     return starts[0] if starts else None
 
 
-class FakeReader:
-    """Logits that tell every history from every other."""
-
-    def __init__(self, context):
-        self.context = context
-        self.history = []
-        self.tokens = 0
-
-    def read(self, token_ids, *, last):
-        assert 1 <= last <= len(token_ids)
-        assert len(token_ids)
-        self.history += token_ids
-        self.tokens += len(token_ids)
-        assert len(self.history) <= self.context
-        ends = range(len(self.history) - last + 1, len(self.history) + 1)
-        logits = np.array([fake_logits(self.history[:end]) for end in ends], np.float32)
-        return Answer(logits.argmax(axis=-1), logits, np.zeros(last, bool))
-
-    def rewind(self, length):
-        assert length <= len(self.history)
-        self.history = self.history[:length]
+def slots():
+    return FakeSlots(2, logits_after=lambda ids: np.array(fake_logits(ids), np.float32))
 
 
 def fake_logits(history):
@@ -99,7 +82,8 @@ def test_each_log_probability_is_given_what_stands_before_in_its_window(length, 
     stride = data.draw(st.integers(1, context))
     token_ids = data.draw(st.lists(st.integers(0, VOCAB - 1), min_size=length, max_size=length))
     told = []
-    found = score_ids(FakeReader(context), token_ids, context=context, stride=stride, progress=told.append)
+    loop = Loop(Scheduler(slots()))
+    found = score_ids(loop, token_ids, context=context, stride=stride, progress=told.append)
     assert len(found) == length
     for place, logprob in enumerate(found):
         start = scored_in(place, length, context, stride)
@@ -112,9 +96,9 @@ def test_each_log_probability_is_given_what_stands_before_in_its_window(length, 
 
 
 def test_a_text_of_one_window_is_read_once():
-    reader = FakeReader(200)
-    score_ids(reader, [1, 2, 3] * 50, context=200, stride=100, progress=lambda _: None)
-    assert reader.tokens == 149  # nothing follows the last one
+    used = slots()
+    score_ids(Loop(Scheduler(used)), [1, 2, 3] * 50, context=200, stride=100, progress=lambda _: None)
+    assert sum(map(len, fed(used))) == 149  # nothing follows the last one
 
 
 # a score
@@ -239,7 +223,7 @@ def test_progress_adds_up_to_what_is_scored(model, novel, stride):
 def test_an_error_of_the_callers_progress_frees_the_cache(fresh, probe):
     with pytest.raises(KeyError):
         fresh.score("It was a bright cold day", progress={}.__getitem__)
-    assert len(fresh.decode_graph._idle) == 1
+    assert not fresh.loop.busy
     assert fresh.complete(probe.prompt, max_new_tokens=9).token_ids == probe.token_ids[:9]
 
 

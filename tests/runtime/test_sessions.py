@@ -3,13 +3,15 @@
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 
-import numpy as np
 import pytest
+from fake_slots import scripted_slots
 
 from runtime.engine.drafting import Drafting
-from runtime.graphs.state import DecodeState
+from runtime.engine.loop import Loop
+from runtime.engine.scheduler import Scheduler
+from runtime.graphs.slots import HostSlots
 from runtime.session import Session
 
 
@@ -20,41 +22,11 @@ def session(model):
 
 
 @pytest.fixture
-def read(monkeypatch):
-    """How many tokens each run of the graph read."""
-    counts, run = [], DecodeState.read
-
-    def counted(state, token_ids, **asked):
-        counts.append(len(token_ids))
-        return run(state, token_ids, **asked)
-
-    monkeypatch.setattr(DecodeState, "read", counted)
-    return counts
-
-
-class ScriptedState:
-    """A cache without a graph, after which these ids come one after the other."""
-
-    launches = False
-
-    def __init__(self, vocab_size, token_ids):
-        self.length, self.vocab_size, self.script = 0, vocab_size, iter(token_ids)
-
-    def step(self, token_ids, *, logits):
-        self.length += len(token_ids)
-        return next(self.script), np.zeros(self.vocab_size if logits else 0, np.float32)
-
-    def rewind(self, length):
-        self.length = min(self.length, length)
-
-
-@pytest.fixture
-def scripted(model, manifest):
+def scripted(model):
     """A session that is given these ids, whatever it asks."""
 
     def open_session(token_ids):
-        state = ScriptedState(manifest["architecture"]["vocab_size"], token_ids)
-        return Session(nullcontext(state), model.prompting, Drafting(exact=False))
+        return Session(Loop(Scheduler(scripted_slots(token_ids))), model.prompting, Drafting(exact=False))
 
     return open_session
 
@@ -269,10 +241,10 @@ def test_a_stream_that_nobody_holds_leaves_what_was_seen(model, session, probe):
     assert session.complete(" Then", max_new_tokens=9) == expected
 
 
-def test_a_stream_never_begun_adds_nothing(session, probe, read):
+def test_a_stream_never_begun_adds_nothing(session, probe, runs):
     session.stream(probe.prompt).close()
     assert session.text == ""
-    assert read == []
+    assert runs == []
     assert session.complete(probe.prompt, max_new_tokens=5).token_ids == probe.token_ids[:5]
 
 
@@ -309,15 +281,15 @@ def test_a_stream_made_before_the_session_closed_cannot_begin(model, probe, refu
 
 
 def test_an_error_in_the_middle_leaves_the_text_seen_and_a_session_that_works(model, session, probe, monkeypatch):
-    run, calls = DecodeState.read, []
+    run, calls = HostSlots.run, []
 
-    def failing(state, token_ids, **asked):
-        calls.append(token_ids)
+    def failing(slots, works):
+        calls.append(works)
         if len(calls) == 9:
             raise MemoryError("no room")
-        return run(state, token_ids, **asked)
+        return run(slots, works)
 
-    monkeypatch.setattr(DecodeState, "read", failing)
+    monkeypatch.setattr(HostSlots, "run", failing)
     stream, seen = session.stream(probe.prompt, max_new_tokens=40), []
     with pytest.raises(MemoryError, match="no room"):
         seen += stream
@@ -472,14 +444,14 @@ def test_a_session_with_a_stream_under_way_is_in_use(session, probe, refusal):
 
 
 def test_a_session_in_another_thread_is_in_use(session, probe, refusal, monkeypatch):
-    run, under_way, go_on = DecodeState.read, threading.Event(), threading.Event()
+    run, under_way, go_on = HostSlots.run, threading.Event(), threading.Event()
 
-    def waiting(state, token_ids, **asked):
+    def waiting(slots, works):
         under_way.set()
         assert go_on.wait(timeout=60)
-        return run(state, token_ids, **asked)
+        return run(slots, works)
 
-    monkeypatch.setattr(DecodeState, "read", waiting)
+    monkeypatch.setattr(HostSlots, "run", waiting)
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(session.complete, probe.prompt, max_new_tokens=9)
         assert under_way.wait(timeout=60)
@@ -521,21 +493,19 @@ def test_a_with_block_gives_the_session_and_closes_it(model, refusal):
     refusal(RuntimeError, session.complete, "It was")
 
 
-def test_a_closed_session_gives_its_cache_back(fresh, probe):
-    for _ in range(3):
-        with fresh.session() as session:
-            session.complete(probe.prompt, max_new_tokens=5)
-            assert fresh.decode_graph._idle == []
-        assert len(fresh.decode_graph._idle) == 1
-
-
-def test_a_session_that_nobody_holds_gives_its_cache_back(fresh, probe):
+@pytest.mark.parametrize("end", ["closed", "dropped"])
+def test_a_session_that_ends_leaves_no_text_in_a_slot(fresh, probe, end):
     session = fresh.session()
-    session.complete(probe.prompt, max_new_tokens=5)
-    del session
+    stream = session.stream(probe.prompt, max_new_tokens=40)
+    next(stream)
+    assert fresh.loop.busy
+    if end == "closed":
+        stream.close()
+        session.close()
+    del session, stream
     gc.collect()
-    assert len(fresh.decode_graph._idle) == 1
-    assert fresh.complete(probe.prompt, max_new_tokens=5).token_ids == probe.token_ids[:5]
+    assert fresh.complete("It was", max_new_tokens=1).token_ids
+    assert not fresh.loop.busy
 
 
 def test_nobody_gets_the_cache_of_a_stream_that_is_still_under_way(fresh, probes):
@@ -556,48 +526,48 @@ def test_nobody_gets_the_cache_of_a_stream_that_is_still_under_way(fresh, probes
     assert fresh.complete(one.prompt, max_new_tokens=40).text.startswith("".join(pieces))
     assert stream.completion is None or stream.completion.token_ids == one.token_ids[:40]
     session.close()
-    assert len(set(map(id, fresh.decode_graph._idle))) == len(fresh.decode_graph._idle)
 
 
 # what it costs
 
 
-def test_a_turn_reads_only_what_is_new(session, probe, read, vocabulary):
+def test_a_turn_reads_only_what_is_new(fresh, probe, runs, vocabulary):
+    session = fresh.session()
     session.complete(probe.prompt, max_new_tokens=10)
-    assert read == [len(probe.prompt_ids), *[1] * 9]
-    read.clear()
+    assert runs == [len(probe.prompt_ids), *[1] * 9]
+    runs.clear()
     session.complete(max_new_tokens=4)  # the last token was not read yet
-    assert read == [1] * 4
-    read.clear()
+    assert runs == [1] * 4
+    runs.clear()
     more = " Then the rain came"
     completion = session.complete(more, max_new_tokens=3)
-    assert read == [1 + len(ids_of(vocabulary, more)), 1, 1]
+    assert runs == [1 + len(ids_of(vocabulary, more)), 1, 1]
     assert completion.prompt_tokens == len(probe.prompt_ids) + 14 + len(ids_of(vocabulary, more))
 
 
-def test_a_turn_after_a_rewind_reads_only_what_is_new(session, probe, read):
+def test_a_turn_after_a_rewind_reads_only_what_is_new(session, probe, runs):
     session.complete(probe.prompt, max_new_tokens=10)
     session.rewind(6)
-    read.clear()
+    runs.clear()
     session.complete(max_new_tokens=3)
-    assert read == [1, 1, 1]
+    assert runs == [1, 1, 1]
 
 
-def test_a_turn_after_a_stop_reads_only_what_is_new(session, probe, read, vocabulary):
+def test_a_turn_after_a_stop_reads_only_what_is_new(session, probe, runs, vocabulary):
     session.complete(probe.prompt, stop=probe.text[20:23])
     known = session.token_ids
-    read.clear()
+    runs.clear()
     session.complete(" Then", max_new_tokens=1)
     new = len(ids_of(vocabulary, session.text)) - len(known)
-    assert read[0] <= new + 1
-    assert sum(read) < len(known)
+    assert runs[0] <= new + 1
+    assert sum(runs) < len(known)
 
 
-def test_a_turn_that_joins_the_last_token_reads_from_there(session, read, vocabulary):
+def test_a_turn_that_joins_the_last_token_reads_from_there(session, runs, vocabulary):
     session.complete("I saw the cat", max_new_tokens=1)
     session.rewind(1)
-    read.clear()
+    runs.clear()
     session.complete("s", max_new_tokens=1)
     one, other = ids_of(vocabulary, "I saw the cat"), ids_of(vocabulary, "I saw the cats")
     same = next(n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    assert read == [len(other) - same]
+    assert runs == [len(other) - same]

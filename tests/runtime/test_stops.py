@@ -2,12 +2,15 @@
 
 from itertools import accumulate, pairwise
 
-import numpy as np
 import pytest
+from fake_slots import scripted_slots
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from runtime.engine.decoding import decode_alone
+import runtime.engine.pieces
+from runtime.engine.loop import Loop
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.texts import GeneratedText
 from runtime.text.generation import Generation, StopFilter
 from runtime.text.options import Settings
 from runtime.text.tokenizer import Tokenizer
@@ -159,10 +162,11 @@ def completed(request, model):
     return calls[request.param]
 
 
-def scripted(token_ids):
-    """A step that gives these ids one after the other."""
-    ids = iter(token_ids)
-    return lambda _: (next(ids), np.zeros(1, np.float32))
+def scripted(token_ids, generation):
+    """The pieces of a generation that is given these ids one after the other."""
+    return runtime.engine.pieces.pieces(
+        Loop(Scheduler(scripted_slots(token_ids))), GeneratedText(generation, streamed=True)
+    )
 
 
 def check(completion, text, token_ids, reason="stop"):
@@ -179,7 +183,7 @@ def test_a_stop_anywhere_in_a_known_text_ends_it_there(tokenizer, probes, ends_i
             stop = probe.text[start : start + length]
             settings = Settings(max_new_tokens=len(probe.token_ids), stop=(stop,))
             generation = Generation([0], settings, tokenizer=tokenizer, eos_ids=(), room=1000)
-            shown = "".join(decode_alone(scripted(probe.token_ids), generation, [0]))
+            shown = "".join(scripted(probe.token_ids, generation))
             assert shown == generation.completion().text
             check(generation.completion(), *ends_in(probe, stop))
 
@@ -309,4 +313,4 @@ def test_the_end_of_text_that_is_ignored_shows_its_name(tokenizer, end_of_text, 
     for stop, shown in (((), f"a{name}b"), ((name,), "a"), (("|>b",), f"a{name[:-2]}")):
         options = Settings(max_new_tokens=3, ignore_eos=True, stop=stop)
         generation = Generation([0], options, tokenizer=tokenizer, eos_ids=[end_of_text], room=100)
-        assert "".join(decode_alone(scripted(ids), generation, [0])) == shown
+        assert "".join(scripted(ids, generation)) == shown

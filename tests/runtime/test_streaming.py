@@ -6,14 +6,17 @@ import time
 from collections import Counter
 from itertools import accumulate, chain
 
-import numpy as np
 import pytest
 import tokenizers
+from fake_slots import scripted_slots
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.engine.decoding import decode_alone
-from runtime.graphs.state import DecodeState
+from runtime.engine.loop import Loop
+from runtime.engine.pieces import pieces
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.texts import GeneratedText
+from runtime.graphs.slots import HostSlots
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 from runtime.text.tokenizer import IncrementalDecoder, Tokenizer
@@ -64,10 +67,9 @@ def pieces_of(tokenizer, ids):
     return [*(decoder.push(token) for token in ids), decoder.flush()]
 
 
-def scripted(token_ids):
-    """A step that gives these ids one after the other."""
-    ids = iter(token_ids)
-    return lambda _: (next(ids), np.zeros(1, np.float32))
+def scripted(token_ids, generation):
+    """The pieces of a generation that is given these ids one after the other."""
+    return pieces(Loop(Scheduler(scripted_slots(token_ids))), GeneratedText(generation, streamed=True))
 
 
 def library_text(vocabulary, ids):
@@ -224,15 +226,13 @@ def test_a_stream_of_improbable_ids_is_the_librarys_text_of_them(model, vocabula
 
 
 def test_a_character_of_several_tokens_is_one_piece(tokenizer, vocabulary):
-    step = scripted(vocabulary.encode("a😀b").ids)
     generation = Generation([0], Settings(max_new_tokens=6), tokenizer=tokenizer, eos_ids=(), room=100)
-    assert list(decode_alone(step, generation, [0])) == ["a", "😀", "b"]
+    assert list(scripted(vocabulary.encode("a😀b").ids, generation)) == ["a", "😀", "b"]
 
 
 def test_a_text_cut_in_half_a_character_ends_with_a_replacement(tokenizer, vocabulary):
-    step = scripted(vocabulary.encode("a😀").ids)
     generation = Generation([0], Settings(max_new_tokens=3), tokenizer=tokenizer, eos_ids=(), room=100)
-    assert list(decode_alone(step, generation, [0])) == ["a", "\ufffd"]
+    assert list(scripted(vocabulary.encode("a😀").ids, generation)) == ["a", "\ufffd"]
     assert generation.completion().text == "a\ufffd"
 
 
@@ -254,23 +254,10 @@ def test_a_stream_is_an_iterator(model, probe):
 # what it costs
 
 
-@pytest.fixture
-def runs(monkeypatch):
-    """How many tokens each run of the graph read."""
-    lengths, read = [], DecodeState.read
-
-    def counted(state, token_ids, **asked):
-        lengths.append(len(token_ids))
-        return read(state, token_ids, **asked)
-
-    monkeypatch.setattr(DecodeState, "read", counted)
-    return lengths
-
-
 def test_nothing_is_computed_before_it_is_asked_for(fresh, probe, runs):
     stream = fresh.stream(probe.prompt, max_new_tokens=40)
     assert runs == []
-    assert fresh.decode_graph._idle == []  # no cache was made for it either
+    assert not fresh.loop.busy
     next(stream)
     assert runs == [len(probe.prompt_ids), *[1] * (len(runs) - 1)]
     assert len(runs) < 10
@@ -320,52 +307,51 @@ ENDINGS = [stop_by_close, stop_by_leaving, stop_by_an_error_of_the_callers, go_o
 
 
 @pytest.mark.parametrize("end", ENDINGS)
-def test_a_stream_gives_its_cache_back(fresh, probe, end):
+def test_a_stream_frees_its_slot(fresh, probe, end):
     for _ in range(3):
         stream = fresh.stream(probe.prompt, max_new_tokens=20)
         end(stream)
-        assert len(fresh.decode_graph._idle) == 1
+        assert not fresh.loop.busy
         assert stream is not None  # it is still held
 
 
-def test_a_stream_holds_its_cache_while_it_is_under_way(fresh, probes):
+def test_a_stream_holds_its_slot_while_it_is_under_way(fresh, probes):
     one, two = (fresh.stream(probe.prompt, max_new_tokens=20) for probe in (probes[0], probes[-1]))
     next(one), next(two)
-    assert fresh.decode_graph._idle == []
     one.close()
-    assert len(fresh.decode_graph._idle) == 1
+    assert fresh.loop.busy
     two.close()
-    assert len(set(map(id, fresh.decode_graph._idle))) == 2
+    assert not fresh.loop.busy
 
 
-def test_a_stream_that_nobody_holds_gives_its_cache_back(fresh, probe):
+def test_a_stream_that_nobody_holds_frees_its_slot(fresh, probe):
     stream = fresh.stream(probe.prompt, max_new_tokens=20)
     next(stream)
     del stream
     gc.collect()
-    assert len(fresh.decode_graph._idle) == 1
+    assert not fresh.loop.busy
 
 
-def test_a_loop_left_early_gives_the_cache_back(fresh, probe):
+def test_a_loop_left_early_frees_the_slot(fresh, probe):
     for _ in fresh.stream(probe.prompt, max_new_tokens=20):
         break
     gc.collect()
-    assert len(fresh.decode_graph._idle) == 1
+    assert not fresh.loop.busy
 
 
-def test_a_stream_never_begun_takes_no_cache(fresh, probe):
+def test_a_stream_never_begun_takes_no_slot(fresh, probe):
     fresh.stream(probe.prompt).close()
     with fresh.stream(probe.prompt):
         pass
-    assert fresh.decode_graph._idle == []
+    assert not fresh.loop.busy
 
 
 @pytest.mark.parametrize("end", ENDINGS)
-def test_the_cache_of_an_ended_stream_serves_the_next_completion(fresh, probes, end):
+def test_the_slot_of_an_ended_stream_serves_the_next_completion(fresh, probes, end):
     for probe in probes:
         end(fresh.stream(probes[0].prompt, max_new_tokens=20))
         assert fresh.complete(probe.prompt, max_new_tokens=20).token_ids == probe.token_ids[:20]
-    assert len(fresh.decode_graph._idle) == 1
+    assert not fresh.loop.busy
 
 
 def test_a_stream_may_be_closed_twice_and_after_its_end(model, probe):
@@ -379,21 +365,21 @@ def test_a_stream_may_be_closed_twice_and_after_its_end(model, probe):
 
 
 @pytest.mark.parametrize("successes", [0, 1, 5])
-def test_an_error_in_the_middle_reaches_the_caller_and_frees_the_cache(fresh, probe, monkeypatch, successes):
-    calls, read = Counter(), DecodeState.read
+def test_an_error_in_the_middle_reaches_the_caller_and_frees_the_slot(fresh, probe, monkeypatch, successes):
+    calls, run = Counter(), HostSlots.run
 
-    def failing(state, token_ids, **asked):
-        calls["read"] += 1
-        if calls["read"] > successes:
+    def failing(slots, works):
+        calls["run"] += 1
+        if calls["run"] > successes:
             raise MemoryError("no room")
-        return read(state, token_ids, **asked)
+        return run(slots, works)
 
-    monkeypatch.setattr(DecodeState, "read", failing)
+    monkeypatch.setattr(HostSlots, "run", failing)
     stream = fresh.stream(probe.prompt, max_new_tokens=20)
     with pytest.raises(MemoryError, match="no room"):
         list(stream)
     assert stream.completion is None
-    assert len(fresh.decode_graph._idle) == 1
+    assert not fresh.loop.busy
     monkeypatch.undo()
     assert list(stream) == []
     assert fresh.complete(probe.prompt, max_new_tokens=20).token_ids == probe.token_ids[:20]
@@ -441,7 +427,7 @@ def test_what_ends_a_text_is_in_no_piece(stopping, probe, turn, vocabulary):
 )
 def test_options_are_checked_at_the_call(fresh, refusal, kind, options):
     assert next(iter(options)) in refusal(kind, fresh.stream, "It was", **options)
-    assert fresh.decode_graph._idle == []
+    assert not fresh.loop.busy
 
 
 @pytest.mark.parametrize(("kind", "prompt"), [(TypeError, 3), (TypeError, ["It was"]), (ValueError, "\ud800")])
@@ -453,7 +439,7 @@ def test_a_prompt_that_leaves_no_place_is_refused_at_the_call(model, refusal, ex
     assert f"{context - 1:,}" in refusal(ValueError, model.stream, exactly(context))
 
 
-def test_the_cache_is_free_with_the_last_piece(fresh, probe):
+def test_the_slot_is_free_with_the_last_piece(fresh, probe):
     """A caller need not ask for what does not come."""
     with fresh.session() as session:
         stream = session.stream(probe.prompt, max_new_tokens=6)
@@ -474,4 +460,4 @@ def test_a_stream_closed_by_another_thread_ends_with_the_piece_under_way(fresh, 
     closer.join()
     assert len(pieces) < 298
     assert stream.completion is None
-    assert len(fresh.decode_graph._idle) == 1
+    assert not fresh.loop.busy

@@ -18,9 +18,7 @@ LEAST = 1000  # bytes: smaller constants are shapes and scalars
 def prepare(checkpoint: Path, _bundle: Path, folder: Path, precision: str) -> protocol.Facts:
     import openvino
 
-    model = converted(checkpoint)
-    if precision in MODES:
-        compress(model, precision)
+    model = converted(checkpoint, precision)
     head_reads_last_position(model)
     folder.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
@@ -32,14 +30,17 @@ def prepare(checkpoint: Path, _bundle: Path, folder: Path, precision: str) -> pr
     }
 
 
-def converted(checkpoint: Path) -> Any:
+def converted(checkpoint: Path, precision: str) -> Any:
     import transformers.utils.import_utils as found
 
     found._torchvision_available = False  # comes with optimum-intel, of another build than torch; text needs none of it
     from optimum.intel import OVModelForCausalLM
 
     options = {"export": True, "compile": False, "stateful": True, "load_in_8bit": False}
-    return OVModelForCausalLM.from_pretrained(str(checkpoint), **options).model
+    model = OVModelForCausalLM.from_pretrained(str(checkpoint), **options).model
+    if precision in MODES:
+        compress(model, precision)
+    return model
 
 
 def compress(model: Any, precision: str) -> None:
@@ -82,6 +83,11 @@ def only_gathered(node: Any) -> bool:
 def request(folder: str, precision: str, threads: int, **more: str) -> Any:
     import openvino
 
+    settings = compiling(precision, threads, **more)
+    return openvino.Core().compile_model(Path(folder) / "model.xml", "CPU", settings).create_infer_request()
+
+
+def compiling(precision: str, threads: int, **more: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
         **more,
         "PERFORMANCE_HINT": "LATENCY",
@@ -90,7 +96,7 @@ def request(folder: str, precision: str, threads: int, **more: str) -> Any:
     }
     if precision == "fp32":
         settings["KV_CACHE_PRECISION"] = "f32"  # as fast as its float16, and its tokens are then PyTorch's
-    return openvino.Core().compile_model(Path(folder) / "model.xml", "CPU", settings).create_infer_request()
+    return settings
 
 
 def generate(request: Any, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:

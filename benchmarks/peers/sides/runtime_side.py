@@ -47,7 +47,10 @@ def external_tensors(graph: Any) -> dict[tuple[str, str], int]:
 
 
 def loaded(folder: str, precision: str, threads: int) -> runtime.Model:
-    return runtime.load(folder, threads=threads, precision=None if precision == "fp32" else precision)
+    """Without the cache of beginnings, in which each prompt would be after its first turn."""
+    return runtime.load(
+        folder, threads=threads, precision=None if precision == "fp32" else precision, prefix_cache=False
+    )
 
 
 def load(folder: str, precision: str, threads: int) -> protocol.Take:

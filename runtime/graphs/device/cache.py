@@ -20,6 +20,10 @@ class DeviceCache:
     """Keys and values [rows, n_head, capacity, head_size] of each layer.
 
     Values after a row's length do not count, but they must be finite, which zeros are.
+
+    Attributes:
+        capacity: Tokens that a row has room for.
+        written: [rows], tokens that each row may hold, which `PaddedRuns` keeps.
     """
 
     def __init__(
@@ -29,6 +33,7 @@ class DeviceCache:
         self.rows = rows
         self.capacity = capacity
         self.placement = placement
+        self.written = np.zeros(rows, np.int64)
         shape = (rows, architecture.n_head, capacity, architecture.head_size)
         names = architecture.cache_names("")
         self.arrays = {name: DeviceArray(shape, dtype, placement) for name in names}
@@ -37,15 +42,29 @@ class DeviceCache:
         """A row's keys and values [1, n_head, length, head_size] by their names as outputs, brought to the host."""
         return {f"present{name}": array.read()[row : row + 1, :, :length] for name, array in self.arrays.items()}
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy a row's keys and values to another row, on the device and at full capacity."""
-        del length  # a row is contiguous in memory, its first tokens are not
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy a row's keys and values to another row, on the device.
+
+        That is the whole row, as it is contiguous in memory and its first `length` tokens are not.
+        """
         for array in self.arrays.values():
             session = copy_session(self.placement.without_cuda_graph(), KINDS[array.dtype])
             binding = session.io_binding()
             binding.bind_input("x", *array.rows(source, 1))
             binding.bind_output("y", *array.rows(target, 1))
             session.run_with_iobinding(binding)
+        self.written[target] = max(self.written[target], length)
+
+    def take_over(self, other: "DeviceCache") -> None:
+        """Copy all that another cache holds, which fits into this one, by way of the host."""
+        if not other.written.any():
+            return
+        rows, tokens = min(self.rows, other.rows), min(self.capacity, other.capacity)
+        for name, array in self.arrays.items():
+            values = np.zeros(array.shape, array.dtype)
+            values[:rows, :, :tokens] = other.arrays[name].read()[:rows, :, :tokens]
+            array.write(values)
+        self.written[:rows] = np.minimum(other.written[:rows], self.capacity)
 
 
 @cache
@@ -64,5 +83,17 @@ def bucket(tokens: int, most: int) -> int:
 
 
 def row_bucket(rows: int, most: int) -> int:
-    """How many rows a step runs: a power of two, or all of them."""
+    """How many rows a cache has: a power of two, or as many as it may have."""
     return min(1 << (rows - 1).bit_length(), most)
+
+
+def block(first: int, after: int, rows: int) -> tuple[int, int]:
+    """The rows that a step runs over, as (the first, the one after the last): few blocks, as each is a captured graph.
+
+    A block is a power of two of rows that begins at a multiple of its size, or as much of that as the cache has.
+    """
+    size = 1
+    while first // size != (after - 1) // size:
+        size *= 2
+    start = first // size * size
+    return start, min(start + size, rows)

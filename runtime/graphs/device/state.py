@@ -76,12 +76,6 @@ class DeviceState:
         """Assume nothing about the inputs: the next `put` writes them all."""
         self._held.clear()
 
-    def idle(self, first: int, capacity: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids [B, 1] and positions [B] for the unused rows from `first` on: those they hold, or zeros."""
-        ids = self._held.get("input_ids", np.zeros((self.rows, 1), np.int64))[first:]
-        positions = self._held.get("position_ids", np.zeros((self.rows, 1), np.int64))[first:, 0]
-        return ids, positions if (positions < capacity - LOG).all() else np.zeros_like(positions)
-
     def log_position(self, steps: int) -> int:
         """The position in the logs, moved back to 0 if `steps` more would not fit."""
         position = int(self._held["log_indices"][0]) if "log_indices" in self._held else LOG

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 
 import runtime.graphs.decode
-import runtime.graphs.forward
+import runtime.graphs.slots
 from runtime.bundle.bundle import open_bundle
 from runtime.errors import BundleError
 from runtime.graphs.decode import DecodeGraph
+from runtime.graphs.kinds import runs
+from runtime.graphs.work import Work
 
 MANY = 32  # ids a row, from which on the prefill graph runs here, as the probes are no longer
 
 
 @pytest.fixture(autouse=True)
 def fewer_are_many(monkeypatch):
-    assert runtime.graphs.forward.MANY == 128  # as docs/precisions.md says
-    monkeypatch.setattr(runtime.graphs.forward, "MANY", MANY)
+    assert runtime.graphs.slots.MANY == 128  # as docs/precisions.md says
+    monkeypatch.setattr(runtime.graphs.slots, "MANY", MANY)
 
 
 @pytest.fixture
@@ -37,11 +39,14 @@ def made(monkeypatch):
     return names
 
 
-@pytest.fixture
-def paths(bundle, tmp_path):
-    """The decode graph under two names, beside its weights."""
+@pytest.fixture(params=["ragged", "decode"])
+def paths(request, bundle, tmp_path):
+    """A decode graph under two names, beside its weights."""
+    if not runs(request.param):
+        pytest.skip("this ONNX Runtime has no query_seqlens")
     folder = shutil.copytree(bundle / "onnx", tmp_path / "onnx")
-    return folder / "decode.onnx", shutil.copy(folder / "decode.onnx", folder / "prefill.onnx")
+    path = shutil.copy(folder / f"{request.param}.onnx", folder / "one.onnx")
+    return path, shutil.copy(path, folder / "many.onnx")
 
 
 @pytest.fixture
@@ -64,14 +69,13 @@ def test_the_prefill_graph_is_loaded_once_for_the_first_run_of_32_ids(made, sess
     with session.sequence() as state, session.sequence() as other:
         state.advance(ids[: MANY - 1])
         state.advance(ids[:1])
-        assert made == ["decode"]
+        assert made == ["one"]
         state.advance(ids[:MANY])
-        assert made == ["decode", "prefill"]
+        assert made == ["one", "many"]
         state.advance(ids[:MANY])
         other.advance(ids[: MANY + 1])
-    batch = session.batch(2)
-    batch.admit([ids[:MANY], ids[:3]])
-    assert made == ["decode", "prefill"]
+    session.slots(2).run([Work(0, ids[:MANY], 0), Work(1, ids[:3], 0)])
+    assert made == ["one", "many"]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,7 @@ def test_the_prefill_graph_is_loaded_once_for_the_first_run_of_32_ids(made, sess
 def test_ids_in_chunks_of_any_size_give_pytorchs_next_token(session, longest, lengths):
     ids, prompt = longest
     with session.sequence() as state:
-        for array in state.forward.cache.arrays:
+        for array in state.slots._cache.arrays:
             array.fill(np.nan)
         for length in lengths:
             token, logits = state.step(ids[state.length : state.length + length])
@@ -109,24 +113,25 @@ def test_logits_are_those_of_the_graph_that_ran_last(session, longest):
         assert tokens.tolist() == logits.argmax(axis=-1).tolist() == ids[41:43]
 
 
-def test_rows_are_read_by_one_graph_and_go_on_by_the_other(session, longest):
-    """Long ones beside short ones, after rows that are there already, and moved when one is removed."""
+def test_slots_are_read_by_one_graph_and_go_on_by_the_other(session, longest):
+    """Long prompts beside short ones and beside texts that are under way."""
     ids, prompt = longest
-    starts, batch = [prompt, 45, MANY, 40], session.batch(4)
-    for array in batch._forward.cache.arrays:
+    lengths, slots = [0] * 4, session.slots(4)
+    for array in slots._cache.arrays:
         array.fill(np.nan)
-    tokens, _ = batch.admit([ids[: starts[0]]])
-    assert tokens.tolist() == [ids[starts[0]]]
-    tokens, logits = batch.admit([ids[:start] for start in starts[1:]])
-    assert tokens.tolist() == [ids[start] for start in starts[1:]]
-    assert np.isfinite(logits).all()
-    for step in range(8):
-        tokens, logits = batch.step([ids[start + step] for start in starts])
-        assert tokens.tolist() == [ids[start + step + 1] for start in starts]
-        assert np.isfinite(logits).all()
-        if step == 3:
-            batch.remove(1)
-            starts[1] = starts.pop()
+
+    def run(counts):
+        works = [Work(slot, ids[lengths[slot] : lengths[slot] + n], lengths[slot], logits=True) for slot, n in counts]
+        for work, answer in zip(works, slots.run(works), strict=True):
+            lengths[work.slot] += len(work.token_ids)
+            assert answer.next_ids.tolist() == [ids[lengths[work.slot]]]
+            assert np.isfinite(answer.logits).all()
+
+    run([(0, prompt)])
+    run([(0, 1), (1, 45), (2, MANY), (3, 40)])
+    for _ in range(8):
+        run([(3, 1), (1, 1), (2, 1), (0, 1)])
+    run([(2, 1), (0, 9), (1, 9)])
 
 
 def test_threads_that_need_the_prefill_graph_at_once_share_it(made, session, longest):
@@ -144,7 +149,7 @@ def test_threads_that_need_the_prefill_graph_at_once_share_it(made, session, lon
     for thread in threads:
         thread.join()
     assert found == [ids[50]] * 8
-    assert made == ["decode", "prefill"]
+    assert made == ["one", "many"]
 
 
 def test_without_a_prefill_graph_one_does_it_all(made, bundle, paths, longest):
@@ -153,7 +158,7 @@ def test_without_a_prefill_graph_one_does_it_all(made, bundle, paths, longest):
     session = DecodeGraph(paths[0], architecture, threads=1)
     with session.sequence() as state:
         assert state.advance(ids[:50]) == ids[50]
-    assert made == ["decode"]
+    assert made == ["one"]
 
 
 def test_a_prefill_graph_of_another_model_is_refused_and_short_texts_go_on(session, paths, longest, refusal):
