@@ -66,7 +66,7 @@ def test_the_runtimes_tests_pass_without_torch(wheel, bundle, tmp_path, chosen):
     settings = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     settings["GPT2_ONNX_TEST_BUNDLE"] = str(bundle)
     files = [f"tests/runtime/test_{name}.py" for name in chosen] or ["tests/runtime"]
-    summary = run(python, "-m", "pytest", *files, cwd=tmp_path, env=settings)
+    summary = run(python, "-m", "pytest", *files, "-k", "not thousand_interleavings", cwd=tmp_path, env=settings)
     print(summary)
     assert " passed" in summary
     help_text = run(environment / "bin" / "gpt2-onnx", "--help")

@@ -2,6 +2,8 @@
 
 import math
 import mmap
+import platform
+import sys
 from typing import Any
 
 import numpy as np
@@ -59,7 +61,13 @@ def private_memory(size: int) -> Any:
     """Pages that are taken when touched, given back as soon as nobody refers to them, and private after a fork too."""
     if not hasattr(mmap, "MAP_PRIVATE"):
         return mmap.mmap(-1, size)
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0))
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved())
+
+
+def unreserved() -> int:
+    """MAP_NORESERVE, which Python names from 3.12 on: without it, a process of several models could not fork."""
+    generic = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64", "riscv64")
+    return getattr(mmap, "MAP_NORESERVE", 0x4000 if generic else 0)
 
 
 def slot_bytes(architecture: Architecture) -> int:

@@ -10,6 +10,7 @@ from runtime.engine.drafting import Drafting
 from runtime.engine.loop import Loop
 from runtime.engine.scheduler import Scheduler
 from runtime.graphs.decode import DecodeGraph, open_decode_graph
+from runtime.graphs.work import Slots
 from runtime.inside.inspector import Inspector
 from runtime.ort.placement import Placement
 from runtime.text.prompts import Prompting
@@ -59,8 +60,7 @@ class Loading:
             self.bundle, prompting, placement=self.placement, threads=self.threads, hash_weights=not hashed
         )
         exact = self.precision in EXACT and not self.placement.on_device
-        slots = decode_graph.slots(decode_graph.slots_for(self.slots))
-        loop = Loop(Scheduler(slots, prefix_cache=self.prefix_cache))
+        loop = Loop(Scheduler(make_slots(decode_graph, self.slots), prefix_cache=self.prefix_cache))
         return Parts(prompting, decode_graph, loop, Drafting(exact=exact, drafter=drafts), inspector)
 
     def again(self) -> Parts:
@@ -69,3 +69,15 @@ class Loading:
         parts = replace(self, bundle=bundle).make()
         check_untouched(bundle, names_read(bundle, self.precisions))
         return parts
+
+
+def make_slots(graph: DecodeGraph, asked: int | None) -> Slots:
+    """As many slots as were asked for; by default fewer where the system promises no memory that it may not have."""
+    count = graph.slots_for(asked)
+    while True:
+        try:
+            return graph.slots(count)
+        except MemoryError:
+            if asked or count == 1:
+                raise
+            count = max(1, count // 4)

@@ -5,12 +5,15 @@ import gc
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import runtime
 import runtime.graphs.decode
 import runtime.ort.host_memory
+from runtime.bundle.bundle import open_bundle
+from runtime.graphs.cache import KeyValueCache
 from runtime.ort.host_memory import available_memory
 
 GIB = 2**30
@@ -82,6 +85,35 @@ def test_slots_out_of_their_range_are_refused(bundle, refusal, kind, slots):
     message = refusal(kind, runtime.load, bundle, slots=slots)
     assert message.startswith("slots must be")
     assert str(slots) in message
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system shows no flags of what is mapped")
+def test_memory_that_is_not_taken_is_not_reserved(bundle):
+    """Or a process that has loaded several models could start no other: a fork would promise all of it once more."""
+    opened = open_bundle(bundle, verify=False)
+    cache = KeyValueCache(opened.manifest.architecture, 100)
+    address, flags = cache.arrays[0].ctypes.data, None
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if " " in line and "-" in line.split()[0]:
+            start, end = (int(part, 16) for part in line.split()[0].split("-"))
+        elif line.startswith("VmFlags") and start <= address < end:
+            flags = line.split()[1:]
+    assert "nr" in flags
+
+
+def test_where_memory_is_promised_only_if_it_is_there_fewer_slots_are_made(machine, bundle, monkeypatch, slot_bytes):
+    machine(128 * slot_bytes)
+    make = runtime.graphs.decode.KeyValueCache
+
+    def strict(architecture, rows):
+        if rows > 10:
+            raise OSError(12, "Cannot allocate memory")
+        return make(architecture, rows)
+
+    monkeypatch.setattr(runtime.graphs.decode, "KeyValueCache", strict)
+    assert runtime.load(bundle, device="cpu", threads=1, verify=False).loop.slots == 4
+    with pytest.raises(MemoryError, match="choose fewer slots"):
+        runtime.load(bundle, device="cpu", threads=1, verify=False, slots=11)
 
 
 def resident():
