@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from runtime.graphs.bound import BoundSession
 from runtime.graphs.cache import KeyValueCache
 from runtime.graphs.work import Answer, Graph, Work, run_parts
-from runtime.ort.install import load_onnxruntime
 
 Block = Callable[[int, int], tuple[int, int]]
 
 
-class PaddedGraph:
+class PaddedGraph(BoundSession):
     """Runs of one session over some rows of a cache.
 
     Arrays are bound again only when the shape changes from one run to the next: a loop of one token per run writes its
@@ -21,12 +21,7 @@ class PaddedGraph:
     """
 
     def __init__(self, session: Any, cache: KeyValueCache) -> None:
-        self._session = session
-        self._binding = session.io_binding()
-        self._value = load_onnxruntime().OrtValue.ortvalue_from_numpy  # shares the array's memory on the CPU
-        self._cache = cache
-        self._total_sequence_length = self._bind_input("total_sequence_length", np.zeros(1, np.int32))
-        self._bound_rows: tuple[int, int] | None = None
+        super().__init__(session, cache)
         self._bound_shape: tuple[int, int, int, bool] | None = None
 
     def run(
@@ -59,18 +54,8 @@ class PaddedGraph:
         np.subtract(after, 1, out=self._seqlens_k)
         self._total_sequence_length[0] = after.max()
         self._indices[...] = asked
-        self._session.run_with_iobinding(self._binding)
+        self._run_bound()
         return self._answer
-
-    def _bind_rows(self, first: int, rows: int) -> None:
-        if self._bound_rows == (first, rows):
-            return
-        self._bound_rows = None  # in case this fails halfway
-        for name, array in zip(self._cache.architecture.cache_names(""), self._cache.arrays, strict=True):
-            value = self._value(array[first : first + rows])
-            self._binding.bind_ortvalue_input(f"past_key_values{name}", value)
-            self._binding.bind_ortvalue_output(f"present{name}", value)
-        self._bound_rows = first, rows
 
     def _bind_shape(self, rows: int, count: int, wanted: int, logits: bool) -> None:
         """Bind arrays for `rows` times `count` ids, and for answers at `wanted` indices."""
@@ -91,14 +76,6 @@ class PaddedGraph:
             self._bind_output("tied", np.empty((wanted, 1), np.bool_))[:, 0],
         )
         self._bound_shape = rows, count, wanted, logits
-
-    def _bind_input(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        self._binding.bind_ortvalue_input(name, self._value(array))
-        return array
-
-    def _bind_output(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        self._binding.bind_ortvalue_output(name, self._value(array))
-        return array
 
 
 class Single(NamedTuple):

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.graphs.bound import BoundSession
 from runtime.graphs.cache import KeyValueCache
 from runtime.graphs.work import Answer, Work, run_parts
-from runtime.ort.install import load_onnxruntime
 
 
 class Shape(NamedTuple):
@@ -19,7 +19,7 @@ class Shape(NamedTuple):
     wanted: tuple[tuple[int, bool], ...]
 
 
-class RaggedRuns:
+class RaggedRuns(BoundSession):
     """Runs over the rows of a cache; rows between those that have work are left as they are.
 
     Arrays are bound again only when the shape changes from one run to the next: a loop of one id per slot writes its
@@ -27,12 +27,7 @@ class RaggedRuns:
     """
 
     def __init__(self, session: Any, cache: KeyValueCache) -> None:
-        self._session = session
-        self._binding = session.io_binding()
-        self._value = load_onnxruntime().OrtValue.ortvalue_from_numpy  # shares the array's memory on the CPU
-        self._cache = cache
-        self._total = self._bind_input("total_sequence_length", np.zeros(1, np.int32))
-        self._bound_rows: tuple[int, int] | None = None
+        super().__init__(session, cache)
         self._bound_shape: Shape | None = None
 
     def run(self, works: Sequence[Work]) -> list[Answer]:
@@ -47,19 +42,9 @@ class RaggedRuns:
         past = np.array([work.past_length for work in works])
         np.add(past[self._work_of], self._offsets, out=self._position_ids)  # [T]
         self._seqlens_k[self._rows] = past + self._counts - 1
-        self._total[0] = self._seqlens_k.max() + 1
-        self._session.run_with_iobinding(self._binding)
+        self._total_sequence_length[0] = self._seqlens_k.max() + 1
+        self._run_bound()
         return self._answers
-
-    def _bind_rows(self, first: int, rows: int) -> None:
-        if self._bound_rows == (first, rows):
-            return
-        self._bound_rows = None  # in case this fails halfway
-        for name, array in zip(self._cache.architecture.cache_names(""), self._cache.arrays, strict=True):
-            value = self._value(array[first : first + rows])
-            self._binding.bind_ortvalue_input(f"past_key_values{name}", value)
-            self._binding.bind_ortvalue_output(f"present{name}", value)
-        self._bound_rows = first, rows
 
     def _bind_shape(self, shape: Shape) -> None:
         if self._bound_shape == shape:
@@ -101,14 +86,6 @@ class RaggedRuns:
             part = slice(start, start + answers)
             found = logits[part] if has_logits else np.empty((answers, 0), np.float32)
             self._answers.append(Answer(tokens[part], found, tied[part]))
-
-    def _bind_input(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        self._binding.bind_ortvalue_input(name, self._value(array))
-        return array
-
-    def _bind_output(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
-        self._binding.bind_ortvalue_output(name, self._value(array))
-        return array
 
 
 def fitting(works: Sequence[Work], capacity: int) -> Iterator[list[Work]]:

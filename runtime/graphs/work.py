@@ -77,19 +77,6 @@ class Slots(Protocol):
         """A slot's keys and values [1, n_head, length, head_size] by their names as outputs."""
 
 
-class Cache(Protocol):
-    """Keys and values of some slots."""
-
-    def row(self, row: int, length: int) -> dict[str, NDArray[Any]]:
-        """A row's keys and values [1, n_head, length, head_size] by their names as outputs."""
-
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` keys and values of a row to another row."""
-
-    def give_back(self, row: int) -> None:
-        """Give back a row's memory."""
-
-
 class Graph(Protocol):
     """Runs over adjacent rows of a cache."""
 
