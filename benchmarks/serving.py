@@ -25,6 +25,7 @@ from benchmarks.common.kept import ROOT, exported, seeded_checkpoint
 from benchmarks.common.study import OneLineParser, count, ratios, spread, timed
 from benchmarks.common.turns import counted, empty_table, print_results, take_turns
 from benchmarks.peers.contestants import Worker
+from export.parity.greedy import PROMPTS
 
 ROWS = 8
 LONG = 900  # tokens of the prompts that arrive
@@ -172,8 +173,8 @@ def time_drafts(options: argparse.Namespace) -> None:
 
 
 def batch_speed(model: runtime.Model, *, draft: bool) -> float:
-    prompts = [text(random.Random(row), 20) for row in range(ROWS)]
-    options: dict[str, Any] = {"max_new_tokens": 96, "ignore_eos": True, "draft": draft}
+    prompts = [prompt + end for end in ("", " and") for prompt in PROMPTS][:ROWS]
+    options: dict[str, Any] = {"max_new_tokens": 128, "ignore_eos": True, "draft": draft}
     seconds, completions = timed(lambda: model.complete(prompts, batch_size=ROWS, **options))
     return sum(len(completion.token_ids) for completion in completions) / seconds
 

@@ -1,24 +1,28 @@
-"""Interrupts wait while a step's answers are handed out, as some of them belong to other callers."""
+"""Interrupts wait until a step is whole, as some of its texts belong to other callers."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let SIGINT, which only the main thread handles, take effect after the block."""
+def interrupts_held() -> Iterator[Callable[[], None]]:
+    """Hold SIGINT back, which only the main thread handles; the function given lets what came take effect."""
     handler = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
     if not callable(handler):
-        yield
+        yield lambda: None
         return
     late: list[tuple[Any, ...]] = []
+
+    def let_through() -> None:
+        if late:
+            handler(*late.pop())
+
     signal.signal(signal.SIGINT, lambda *told: late.append(told))
     try:
-        yield
+        yield let_through
     finally:
         signal.signal(signal.SIGINT, handler)
-        if late:
-            handler(*late[0])
+        let_through()

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
 
+from runtime.engine.interrupts import interrupts_held
 from runtime.engine.scheduler import Scheduler
 from runtime.engine.texts import Text
 
@@ -118,9 +119,11 @@ class Loop:
 
     def _drive(self, until: Callable[[], bool]) -> None:
         try:
-            while not until():
-                self._scheduler.step()
-                self._wake_ready()
+            with interrupts_held() as let_through:
+                while not until():
+                    self._scheduler.step()
+                    self._wake_ready()
+                    let_through()
         finally:
             self._leave_wheel()
 

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Sequence
 
-from runtime.engine.interrupts import uninterrupted
 from runtime.engine.slots import Place, SlotTable
 from runtime.engine.texts import Text
 from runtime.graphs.work import Answer, Slots, Work
@@ -148,9 +147,8 @@ class Scheduler:
                 plan[0][0].error = error
                 return [plan[0][0]]
             return [text for part in plan for text in self._run([part])]
-        with uninterrupted():
-            for (text, work), answer in zip(plan, answers, strict=True):
-                take(text, work, answer)
+        for (text, work), answer in zip(plan, answers, strict=True):
+            take(text, work, answer)
         return [text for text, _ in plan]
 
     def _launch(self, plan: Plan) -> bool:
@@ -188,9 +186,8 @@ class Scheduler:
         stays = not any(text.cancelled or text.paused or text.finished for text in texts)
         if stays and len(texts) == len(self._running):
             self._launch(following)
-        with uninterrupted():
-            for text, ids in zip(texts, said, strict=True):
-                take_ids(text, ids)
+        for text, ids in zip(texts, said, strict=True):
+            take_ids(text, ids)
         if any(text.finished for text in texts) and self._launched:
             self._collect()
         return texts

@@ -38,11 +38,14 @@ class RaggedRuns(BoundSession):
         shape = shape_of(works)
         self._bind_rows(shape.first, len(shape.counts))
         self._bind_shape(shape)
+        ends = [work.past_length + len(work.token_ids) for work in works]  # lists: for so few NumPy takes longer
         self._input_ids[...] = [token for work in works for token in work.token_ids]
-        past = np.array([work.past_length for work in works])
-        np.add(past[self._work_of], self._offsets, out=self._position_ids)  # [T]
-        self._seqlens_k[self._rows] = past + self._counts - 1
-        self._total_sequence_length[0] = self._seqlens_k.max() + 1
+        self._position_ids[...] = [
+            at for work, end in zip(works, ends, strict=True) for at in range(work.past_length, end)
+        ]
+        for work, end in zip(works, ends, strict=True):
+            self._seqlens_k[work.slot - shape.first] = end - 1
+        self._total_sequence_length[0] = max(ends)
         self._run_bound()
         return self._answers
 
@@ -51,20 +54,17 @@ class RaggedRuns(BoundSession):
             return
         self._bound_shape = None
         counts = np.array(shape.counts)  # [B]
-        self._rows = np.flatnonzero(counts)
-        self._counts = counts[self._rows]
         starts, total = np.cumsum(counts) - counts, int(counts.sum())
-        self._work_of = np.repeat(np.arange(len(self._rows)), self._counts)  # [T]
-        rows, self._offsets = np.repeat(np.arange(len(counts)), counts), np.arange(total) - np.repeat(starts, counts)
+        rows, offsets = np.repeat(np.arange(len(counts)), counts), np.arange(total) - np.repeat(starts, counts)  # [T]
         packed = np.zeros((len(counts), counts.max()), np.int64)  # [B, S], padded on the right
-        packed[rows, self._offsets] = np.arange(total)
+        packed[rows, offsets] = np.arange(total)
         self._bind_input("packed_indices", packed)
-        self._bind_input("row_indices", np.stack([rows, self._offsets], axis=1))
+        self._bind_input("row_indices", np.stack([rows, offsets], axis=1))
         self._bind_input("query_seqlens", counts.astype(np.int32))
         self._input_ids = self._bind_input("input_ids", np.empty(total, np.int64))
         self._position_ids = self._bind_input("position_ids", np.empty(total, np.int64))
         self._seqlens_k = self._bind_input("seqlens_k", np.zeros(len(counts), np.int32))
-        self._bind_answers(shape.wanted, (starts + counts)[self._rows])
+        self._bind_answers(shape.wanted, (starts + counts)[counts > 0])
         self._bound_shape = shape
 
     def _bind_answers(self, wanted: Sequence[tuple[int, bool]], ends: NDArray[np.int64]) -> None:

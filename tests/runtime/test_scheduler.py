@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.engine.drafts import PromptLookup
+from runtime.engine.loop import Loop
 from runtime.engine.scheduler import PREFILL_TOKENS, Scheduler, prompt_tokens
 from runtime.engine.slots import LEAST_SHARED, MOST_KEPT
 from runtime.engine.texts import AHEAD, GeneratedText, ScoredText
@@ -209,7 +210,7 @@ def test_an_interrupted_run_costs_nobody_anything(scheduler, slots, monkeypatch)
     assert [token_ids(text) for text in texts] == [continued([n], 6) for n in range(3)]
 
 
-def test_an_interrupt_while_answers_are_handed_out_waits_until_all_have_theirs(scheduler, monkeypatch):
+def test_an_interrupt_in_the_midst_of_a_step_waits_until_all_have_its_answers(scheduler, monkeypatch):
     texts = [text_of([n], count=6) for n in range(3)]
     take = GeneratedText.take
 
@@ -221,14 +222,11 @@ def test_an_interrupt_while_answers_are_handed_out_waits_until_all_have_theirs(s
     monkeypatch.setattr(GeneratedText, "take", interrupted)
     for text in texts:
         scheduler.add(text)
-    interrupts = 0
-    while not all(text.finished for text in texts):
-        try:
-            scheduler.step()
-        except KeyboardInterrupt:
-            interrupts += 1
-            assert [len(text.ids) for text in texts] == [4, 4, 4]
-    assert interrupts == 1
+    with pytest.raises(KeyboardInterrupt):
+        Loop(scheduler).wait(lambda: texts[0].finished)
+    assert [len(text.ids) for text in texts] == [4, 4, 4]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finish(scheduler, *texts)
     assert [token_ids(text) for text in texts] == [continued([n], 6) for n in range(3)]
 
 
