@@ -38,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncStream",
     "BundleError",
+    "CompleteOptions",
     "Completion",
     "GenerationOptions",
     "Inspection",
@@ -67,4 +68,5 @@ from runtime.session import Session
 from runtime.text.completion import Completion
 from runtime.text.logprobs import TokenLogprob
 from runtime.text.options import GenerationOptions
+from runtime.text.several import CompleteOptions
 from runtime.text.stream import AsyncStream, Stream

@@ -19,10 +19,10 @@ from runtime.checks import (
     check_threads,
 )
 from runtime.diagnosis.choice import find_placement
-from runtime.model import BATCH_SIZE, Loading, Model, Prompts
+from runtime.model import BATCH_SIZE, Answers, Loading, Model, Prompts
 from runtime.ort.placement import Placement
 from runtime.text.completion import Completion
-from runtime.text.options import GenerationOptions, check_settings
+from runtime.text.several import CompleteOptions, check_several
 
 MODEL_VARIABLE = "GPT2_ONNX_MODEL"
 DEFAULT_MODEL = "models/gpt2"
@@ -136,7 +136,8 @@ def complete(
     precision: str | None = None,
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
-    **options: Unpack[GenerationOptions],
+    n: None = None,
+    **options: Unpack[CompleteOptions],
 ) -> Completion: ...
 @overload
 def complete(
@@ -146,8 +147,31 @@ def complete(
     precision: str | None = None,
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
-    **options: Unpack[GenerationOptions],
+    n: None = None,
+    **options: Unpack[CompleteOptions],
 ) -> list[Completion]: ...
+@overload
+def complete(
+    prompt: str,
+    *,
+    model: Folder = None,
+    precision: str | None = None,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    n: int,
+    **options: Unpack[CompleteOptions],
+) -> list[Completion]: ...
+@overload
+def complete(
+    prompt: Prompts,
+    *,
+    model: Folder = None,
+    precision: str | None = None,
+    device: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    n: int,
+    **options: Unpack[CompleteOptions],
+) -> list[list[Completion]]: ...
 def complete(
     prompt: str | Prompts,
     *,
@@ -155,8 +179,9 @@ def complete(
     precision: str | None = None,
     device: str = "auto",
     batch_size: int = BATCH_SIZE,
-    **options: Unpack[GenerationOptions],
-) -> Completion | list[Completion]:
+    n: int | None = None,
+    **options: Unpack[CompleteOptions],
+) -> Answers:
     """Continue one prompt, or several in a batch; the model is loaded once and kept.
 
     Args:
@@ -165,10 +190,11 @@ def complete(
         precision: `"fp32"`, `"fp16"`, `"int8"` or `"int4"`, as in `load`.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`, as in `load`.
         batch_size: How many prompts of a list run at once, 1 to 1,024.
-        options: See `GenerationOptions`.
+        n: How many completions of each prompt, as in `Model.complete`.
+        options: See `CompleteOptions` and `GenerationOptions`.
 
     Returns:
-        A completion; for a list of prompts, a list in the same order.
+        A completion; for a list of prompts, a list in the same order. With `n`, lists of completions instead.
 
     Raises:
         BundleError: The bundle is missing, damaged, newer than this release, or not a bundle.
@@ -180,8 +206,8 @@ def complete(
         >>> len(completion.token_ids)
         32
     """
-    check_settings(options)  # before a model is loaded for nothing
-    return kept_model(find_model(model), precision, device).complete(prompt, batch_size=batch_size, **options)
+    check_several(n, options)  # before a model is loaded for nothing
+    return kept_model(find_model(model), precision, device).complete(prompt, batch_size=batch_size, n=n, **options)
 
 
 def in_child() -> None:

@@ -76,11 +76,16 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, default=argparse.SUPPRESS, **settings)
 
     add("--max-new-tokens", type=int, metavar="N", help="most tokens to generate (default: 64)")
+    add("--min-new-tokens", type=int, metavar="N", help="fewest tokens before an id may end the text")
     add("--temperature", type=float, metavar="T", help="sample from logits divided by T; 0 is greedy")
     add("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
     add("--top-p", type=float, metavar="P", help="sample from the likeliest tokens that add up to P, 0 to 1")
     add("--min-p", type=float, metavar="P", help="sample from tokens at least P times as likely as the likeliest")
     add("--repetition-penalty", type=float, metavar="R", help="over 1: tokens already in the text become less likely")
+    add("--logit-bias", action=AddBias, metavar="ID=BIAS", help="add to an id's logit, -100 to 100; may be repeated")
+    add("--presence-penalty", type=float, metavar="P", help="over 0: tokens generated before become less likely")
+    add("--frequency-penalty", type=float, metavar="P", help="the same, as often as they were generated")
+    add("--bad-words", action="append", type=text, metavar="TEXT", help="never these tokens; may be repeated")
     add("--seed", type=int, metavar="N", help="sample the same text each time")
     add(
         "--stop",
@@ -90,8 +95,24 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         help=r"end before this text; may be repeated ($'\n' is a line end)",
     )
     add("--ignore-eos", action="store_true", help="generate past <|endoftext|>")
+    add("--eos-token-id", action="append", type=int, metavar="ID", help="an id that ends the text too; may be repeated")
     add("--draft", action=argparse.BooleanOptionalAction, help="several tokens per run (default: if greedy in fp32)")
     add("--logprobs", type=int, metavar="K", help="log-probabilities of each token and the K likeliest, in JSON")
+    add("--prompt-logprobs", type=int, metavar="K", help="the same of the prompt's tokens, in JSON")
+
+
+class AddBias(argparse.Action):
+    """Collects ID=BIAS in a dictionary."""
+
+    def __call__(self, _parser: Any, namespace: Any, value: Any, _flag: str | None = None) -> None:
+        token, separator, bias = str(value).partition("=")
+        try:
+            number = float(bias)
+        except ValueError:
+            separator = ""
+        if not separator or not token.isdigit():
+            raise argparse.ArgumentError(self, f"must be ID=BIAS, such as 50256=-100, got {value!r}")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), int(token): number})
 
 
 def given_generation(options: argparse.Namespace) -> GenerationOptions:

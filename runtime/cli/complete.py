@@ -25,8 +25,9 @@ def run(options: argparse.Namespace) -> int:
     from runtime.text.options import check_settings
 
     wanted = given_generation(options)
-    if "logprobs" in wanted and not options.json:
-        raise ValueError("--logprobs are printed only as JSON; add --json")
+    for name, flag in (("logprobs", "--logprobs"), ("prompt_logprobs", "--prompt-logprobs")):
+        if name in wanted and not options.json:
+            raise ValueError(f"{flag} are printed only as JSON; add --json")
     check_settings(wanted)
     prompt = read_prompt(options.prompt)
     model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)

@@ -221,7 +221,7 @@ def take(text: Text, work: Work, answer: Answer) -> None:
     """Hand an answer out; a text that cannot take it fails for itself only."""
     try:
         text.take(work, answer)
-    except Exception as error:
+    except BaseException as error:  # of a caller's own function, whoever drives
         text.error = error
 
 

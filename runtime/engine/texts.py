@@ -44,7 +44,7 @@ class Text(ABC):
         self.read = 0
         self.slot: int | None = None
         self.cancelled = False
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.owner: object = None
 
     @property
@@ -122,6 +122,10 @@ class GeneratedText(Text):
     def most_ids(self) -> int:
         return self.generation.most_ids
 
+    @property
+    def reusable(self) -> int:
+        return 0 if self._unscored else super().reusable
+
     def is_ready(self) -> bool:
         """Whether its caller has something to see."""
         return self.finished or (self.streamed and len(self.generation.text) > self._shown)
@@ -164,11 +168,17 @@ class GeneratedText(Text):
         return self.generation.plain and not self._drafters and super().decodes
 
     def work(self, slot: int, most: int) -> Work:
-        pending = self.ids[self.read : self.read + (1 if self._replays else most)]
+        unscored = self._unscored
+        pending = self.ids[self.read : self.read + (1 if self._replays else min(most, CHUNK) if unscored else most)]
         ends = self.read + len(pending) == len(self.ids)
         self._drafted = self._draft() if ends and self.generation.token_ids and not self._replays else []
-        answers = len(self._drafted) + 1 if ends else 0
-        return Work(slot, [*pending, *self._drafted], self.read, answers, not self.generation.plain)
+        answers = len(pending) if unscored else len(self._drafted) + 1 if ends else 0
+        return Work(slot, [*pending, *self._drafted], self.read, answers, bool(unscored) or not self.generation.plain)
+
+    @property
+    def _unscored(self) -> int:
+        """How many of the prompt's tokens still want a log-probability."""
+        return len(self.generation.prompt_ids) - self.generation.unscored
 
     def _draft(self) -> list[int]:
         most = self.most_ids - len(self.ids) - 1
@@ -180,7 +190,8 @@ class GeneratedText(Text):
 
     def take(self, work: Work, answer: Answer) -> None:
         self.read = work.past_length + len(work.token_ids) - len(self._drafted)
-        if not work.answers:
+        answer = self._score_prompt(work, answer)
+        if not len(answer.next_ids):
             return
         self._drafts_ran = bool(self._drafts_ran or self._drafted) and not self._replays
         self._replays = False
@@ -196,6 +207,16 @@ class GeneratedText(Text):
             self.read += 1
         if self._drafted and self._drafter:
             self._drafter.judge(len(self._drafted), accepted)
+
+    def _score_prompt(self, work: Work, answer: Answer) -> Answer:
+        """Take what an answer says of the prompt; the rest of it is about what follows."""
+        if not self._unscored:
+            return answer
+        for row, index in enumerate(range(work.past_length + 1, min(self.read + 1, len(self.generation.prompt_ids)))):
+            if index == self.generation.unscored:  # those before it were scored before the text lost its slot
+                self.generation.score_prompt(answer.logits[row])
+        ahead = len(answer.next_ids) - 1 if self.read == len(self.ids) else len(answer.next_ids)
+        return Answer(answer.next_ids[ahead:], answer.logits[ahead:], answer.tied[ahead:])
 
     def take_ids(self, token_ids: Sequence[int]) -> None:
         """Take the ids of greedy steps that the device fed itself; those past the end of the text are dropped."""

@@ -23,10 +23,12 @@ from runtime.text.completion import Completion
 from runtime.text.generation import Generation
 from runtime.text.options import GenerationOptions, Settings, check_settings
 from runtime.text.prompts import Prompting
+from runtime.text.several import CompleteOptions, Several, check_several
 from runtime.text.stream import AsyncStream, Stream
 
 BATCH_SIZE = 16
 Prompts = list[str] | tuple[str, ...]
+Answers = Completion | list[Completion] | list[list[Completion]]
 NO_FORKS = (
     "CUDA does not work in a process that was forked off one that has used it; load the model there alone, "
     "or start processes by spawn: multiprocessing.set_start_method('spawn')"
@@ -101,25 +103,40 @@ class Model:
 
     @overload
     def complete(
-        self, prompt: str, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+        self, prompt: str, *, batch_size: int = BATCH_SIZE, n: None = None, **options: Unpack[CompleteOptions]
     ) -> Completion: ...
     @overload
     def complete(
-        self, prompt: Prompts, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+        self, prompt: Prompts, *, batch_size: int = BATCH_SIZE, n: None = None, **options: Unpack[CompleteOptions]
     ) -> list[Completion]: ...
+    @overload
     def complete(
-        self, prompt: str | Prompts, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
-    ) -> Completion | list[Completion]:
+        self, prompt: str, *, batch_size: int = BATCH_SIZE, n: int, **options: Unpack[CompleteOptions]
+    ) -> list[Completion]: ...
+    @overload
+    def complete(
+        self, prompt: Prompts, *, batch_size: int = BATCH_SIZE, n: int, **options: Unpack[CompleteOptions]
+    ) -> list[list[Completion]]: ...
+    def complete(
+        self,
+        prompt: str | Prompts,
+        *,
+        batch_size: int = BATCH_SIZE,
+        n: int | None = None,
+        **options: Unpack[CompleteOptions],
+    ) -> Answers:
         """Continue one prompt, or several in a batch; greedily, unless the options say otherwise.
 
         Args:
             prompt: Text, or a list of texts; an empty text starts from `<|endoftext|>`.
             batch_size: How many prompts of a list run at once, 1 to 1,024; each takes memory for its keys and values,
                 2 * n_layer * n_embd * 4 bytes per token (74 kB for GPT-2 small).
-            options: See `GenerationOptions`.
+            n: How many completions of each prompt, 1 to 1,024, which read it once. The first is the one of the same
+                options without `n`; the others have seeds of their own, drawn from the caller's.
+            options: See `CompleteOptions` and `GenerationOptions`.
 
         Returns:
-            A completion; for a list of prompts, a list in the same order.
+            A completion; for a list of prompts, a list in the same order. With `n`, lists of completions instead.
 
         Raises:
             ValueError: An option out of its range, or a prompt that leaves no room in the context.
@@ -129,13 +146,14 @@ class Model:
             'length'
             >>> [len(text.token_ids) for text in model.complete(["It was", "She said that"], max_new_tokens=4)]
             [4, 4]
+            >>> len(model.complete("It was", n=3, temperature=0.8, max_new_tokens=4))
+            3
         """
-        batch_size, settings = check_batch_size(batch_size), check_settings(options)
-        generations = self._generations(prompt, settings)
+        batch_size, several = check_batch_size(batch_size), check_several(n, options)
+        generations = self._generations(prompt, several.settings())
         for _ in generate(self, generations, at_once=batch_size):
             pass
-        completions = [generation.completion() for generation in generations]
-        return completions[0] if isinstance(prompt, str) else completions
+        return answers(prompt, generations, several)
 
     def stream(self, prompt: str, **options: Unpack[GenerationOptions]) -> Stream:
         """Continue a prompt, yielding pieces of text once they are final.
@@ -157,20 +175,33 @@ class Model:
             >>> "".join(stream) == stream.completion.text
             True
         """
-        (generation,) = self._generations(check_text("prompt", prompt), check_settings(options))
+        (generation,) = self._generations(check_text("prompt", prompt), [check_settings(options)])
         return Stream(pieces(self.loop, text_of(self, generation, streamed=True)), generation)
 
     @overload
     async def acomplete(
-        self, prompt: str, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+        self, prompt: str, *, batch_size: int = BATCH_SIZE, n: None = None, **options: Unpack[CompleteOptions]
     ) -> Completion: ...
     @overload
     async def acomplete(
-        self, prompt: Prompts, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
+        self, prompt: Prompts, *, batch_size: int = BATCH_SIZE, n: None = None, **options: Unpack[CompleteOptions]
     ) -> list[Completion]: ...
+    @overload
     async def acomplete(
-        self, prompt: str | Prompts, *, batch_size: int = BATCH_SIZE, **options: Unpack[GenerationOptions]
-    ) -> Completion | list[Completion]:
+        self, prompt: str, *, batch_size: int = BATCH_SIZE, n: int, **options: Unpack[CompleteOptions]
+    ) -> list[Completion]: ...
+    @overload
+    async def acomplete(
+        self, prompt: Prompts, *, batch_size: int = BATCH_SIZE, n: int, **options: Unpack[CompleteOptions]
+    ) -> list[list[Completion]]: ...
+    async def acomplete(
+        self,
+        prompt: str | Prompts,
+        *,
+        batch_size: int = BATCH_SIZE,
+        n: int | None = None,
+        **options: Unpack[CompleteOptions],
+    ) -> Answers:
         """`complete` for asyncio: the event loop goes on meanwhile, and texts that are awaited at once share each step.
 
         A thread of the event loop's default executor runs the steps while somebody awaits. A task that is cancelled
@@ -180,12 +211,11 @@ class Model:
             >>> asyncio.run(model.acomplete("It was a bright cold day", max_new_tokens=8)).finish_reason
             'length'
         """
-        batch_size, settings = check_batch_size(batch_size), check_settings(options)
-        generations = self._generations(prompt, settings)
+        batch_size, several = check_batch_size(batch_size), check_several(n, options)
+        generations = self._generations(prompt, several.settings())
         async for text in self.loop.run_all_async((text_of(self, each) for each in generations), batch_size):
             text.completion()  # raises what kept it from one
-        completions = [generation.completion() for generation in generations]
-        return completions[0] if isinstance(prompt, str) else completions
+        return answers(prompt, generations, several)
 
     def astream(self, prompt: str, **options: Unpack[GenerationOptions]) -> AsyncStream:
         """`stream` for asyncio.
@@ -198,7 +228,7 @@ class Model:
             >>> text == model.complete("It was a bright cold day", max_new_tokens=8).text
             True
         """
-        (generation,) = self._generations(check_text("prompt", prompt), check_settings(options))
+        (generation,) = self._generations(check_text("prompt", prompt), [check_settings(options)])
         return AsyncStream(async_pieces(self.loop, text_of(self, generation, streamed=True)), generation)
 
     def session(self) -> Session:
@@ -332,8 +362,8 @@ class Model:
         """
         return self.prompting.tokenizer.decode(check_ids(token_ids, self.bundle.manifest.architecture.vocab_size))
 
-    def _generations(self, prompt: str | Prompts, settings: Settings) -> list[Generation]:
-        """One of a prompt, or one of each in a list, all checked before any begins."""
+    def _generations(self, prompt: str | Prompts, several: Sequence[Settings]) -> list[Generation]:
+        """Those of a prompt, or of each in a list, all checked before any begins."""
         if isinstance(prompt, list | tuple):
             named = [(text, f"prompt[{number}]") for number, text in enumerate(check_prompts(prompt))]
         elif isinstance(prompt, str):
@@ -341,7 +371,7 @@ class Model:
         else:
             raise TypeError(f"prompt must be a string, or a list of strings, got {type(prompt).__name__}")
         ids = [self.prompting.encode(text, name) for text, name in named]
-        return [self.prompting.begin(each, settings) for each in ids]
+        return [self.prompting.begin(each, settings) for each in ids for settings in several]
 
 
 def generate(model: Model, generations: Iterable[Generation], *, at_once: int) -> Iterator[Generation]:
@@ -349,6 +379,15 @@ def generate(model: Model, generations: Iterable[Generation], *, at_once: int) -
     for text in model.loop.run_all((text_of(model, each) for each in generations), at_once):
         text.completion()
         yield text.generation
+
+
+def answers(prompt: str | Prompts, generations: Sequence[Generation], several: Several) -> Answers:
+    """What a caller gets: a completion or, with `n`, a list of them, for a prompt or for each of a list."""
+    made = iter([generation.completion() for generation in generations])
+    given = [several.given(each) for each in zip(*[made] * several.best_of, strict=True)]
+    if several.n is None:
+        return given[0][0] if isinstance(prompt, str) else [completion for (completion,) in given]
+    return given[0] if isinstance(prompt, str) else given
 
 
 def text_of(model: Model, generation: Generation, *, streamed: bool = False) -> GeneratedText:

@@ -18,6 +18,7 @@ class Completion:
         finish_reason: `"stop"` if the model or a stop ended it, `"length"` if `max_new_tokens` or the context did.
         prompt_tokens: Tokens in the prompt.
         logprobs: One for each of `token_ids`, if asked for.
+        prompt_logprobs: One for each of the prompt's tokens, if asked for; None for the first, which follows nothing.
     """
 
     text: str
@@ -25,6 +26,7 @@ class Completion:
     finish_reason: FinishReason
     prompt_tokens: int
     logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
 
     def __str__(self) -> str:
         return self.text

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from runtime.text.completion import Completion, FinishReason
 from runtime.text.logprobs import TokenLogprob, token_logprob
 from runtime.text.options import Settings
+from runtime.text.processors import bad_word_ids
 from runtime.text.sampling import Sampler
 from runtime.text.stops import StopFilter
 from runtime.text.tokenizer import IncrementalDecoder, Tokenizer
@@ -38,14 +39,33 @@ class Generation:
         self.text = ""  # final so far
         self.finish_reason: FinishReason | None = None
         self.draft = settings.draft
-        self._eos_ids = () if settings.ignore_eos else eos_ids
+        self._eos_ids = {*settings.eos_token_id, *(() if settings.ignore_eos else eos_ids)}
         self._limit = min(settings.max_new_tokens, room)
-        greedy = not settings.samples and settings.repetition_penalty is None
-        self._sampler = None if greedy else Sampler(settings, prompt_ids)
+        greedy = not settings.samples and not settings.changes_logits
+        bad_words = bad_word_ids(settings.bad_words, tokenizer)
+        self._sampler = None if greedy else Sampler(settings, prompt_ids, self._eos_ids, bad_words)
         self._logprobs: list[TokenLogprob] | None = None if settings.logprobs is None else []
         self._top = settings.logprobs or 0
+        self._prompt_top = settings.prompt_logprobs
+        self._prompt_logprobs: list[TokenLogprob | None] = [None]  # of the first token, which has nothing before it
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = StopFilter(settings.stop)
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        """Those of the prompt's tokens once all are known, if asked for."""
+        asked = self._prompt_top is not None and self.unscored == len(self.prompt_ids)
+        return tuple(self._prompt_logprobs) if asked else None
+
+    @property
+    def unscored(self) -> int:
+        """The index of the prompt's first token that still wants a log-probability; if none does, their count."""
+        return len(self.prompt_ids) if self._prompt_top is None else len(self._prompt_logprobs)
+
+    def score_prompt(self, logits: NDArray[np.float32]) -> None:
+        """Take the logits [V] from which the token at `unscored` follows."""
+        token = self.prompt_ids[self.unscored]
+        self._prompt_logprobs.append(token_logprob(logits, token, self._prompt_top or 0))
 
     @property
     def plain(self) -> bool:
@@ -73,7 +93,14 @@ class Generation:
         """The result, once `finish_reason` is set."""
         assert self.finish_reason is not None
         logprobs = None if self._logprobs is None else tuple(self._logprobs)
-        return Completion(self.text, tuple(self.token_ids), self.finish_reason, len(self.prompt_ids), logprobs)
+        return Completion(
+            self.text,
+            tuple(self.token_ids),
+            self.finish_reason,
+            len(self.prompt_ids),
+            logprobs,
+            self.prompt_logprobs,
+        )
 
     def _show(self, token: int) -> None:
         self.text += self._stops.push(self._decoder.push(token))

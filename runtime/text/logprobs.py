@@ -1,4 +1,4 @@
-"""Log-probabilities of generated tokens: natural logarithms in float32, as PyTorch's log_softmax gives them."""
+"""Log-probabilities of tokens: natural logarithms in float32, as PyTorch's log_softmax gives them."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ from runtime.arrays import Floats, log_softmax
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """How likely the model found one generated token, before any penalty, temperature or filter.
+    """How likely the model found one token, before any penalty, temperature or filter.
 
     Attributes:
-        token_id: The generated id.
+        token_id: The token's id.
         logprob: Its log-probability (natural logarithm).
         top: The most likely ids and their log-probabilities, best first.
     """

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from runtime.bundle.bundle import Bundle
+from runtime.checks import check_count
 from runtime.text.generation import Generation
 from runtime.text.options import Settings
 from runtime.text.tokenizer import Tokenizer
@@ -39,10 +40,17 @@ class Prompting:
         return prompt_ids
 
     def begin(self, prompt_ids: Sequence[int], settings: Settings) -> Generation:
-        if settings.logprobs is not None and settings.logprobs > self._vocab_size:
-            raise ValueError(f"logprobs must be at most {self._vocab_size:,}, all ids, got {settings.logprobs:,}")
+        self._check_vocabulary(settings)
         room = self.context - len(prompt_ids)
         return Generation(prompt_ids, settings, tokenizer=self.tokenizer, eos_ids=self._eos_ids, room=room)
+
+    def _check_vocabulary(self, settings: Settings) -> None:
+        for name, wanted in (("logprobs", settings.logprobs), ("prompt_logprobs", settings.prompt_logprobs)):
+            if wanted is not None and wanted > self._vocab_size:
+                raise ValueError(f"{name} must be at most {self._vocab_size:,}, all ids, got {wanted:,}")
+        for name, ids in (("logit_bias", dict(settings.logit_bias)), ("eos_token_id", settings.eos_token_id)):
+            for token in ids:
+                check_count(f"an id of {name}", token, least=0, most=self._vocab_size - 1)
 
     def _start(self, name: str) -> list[int]:
         if self._bos_token_id is None:

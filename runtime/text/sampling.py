@@ -1,11 +1,10 @@
-"""Sampling: repetition penalty, temperature, top-k, top-p, min-p, and a seeded draw.
+"""Sampling: temperature, top-k, top-p, min-p, and a seeded draw.
 
-Order and arithmetic are those of transformers.generation.logits_process (4.57), in float32: repetition penalty,
-temperature, top-k, top-p, min-p. Filters drop ids instead of giving them a score of minus infinity, so that each works
-on what the one before it left.
+Order and arithmetic are those of transformers.generation.logits_process (4.57), in float32. Filters drop ids instead of
+giving them a score of minus infinity, so that each works on what the one before it left.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.arrays import Floats, Ids, softmax
 from runtime.text.options import Settings
+from runtime.text.processors import BadWords, Processors
 
 BLOCK = 256
 
@@ -20,20 +20,23 @@ BLOCK = 256
 class Sampler:
     """Chooses the ids of one text. It has its own random stream, so the rest of a batch cannot matter."""
 
-    def __init__(self, settings: Settings, prompt_ids: Sequence[int]) -> None:
+    def __init__(
+        self, settings: Settings, prompt_ids: Sequence[int], eos_ids: Collection[int] = (), bad_words: BadWords = ()
+    ) -> None:
         self._settings = settings
-        self._seen = [] if settings.repetition_penalty is None else list(prompt_ids)
+        self._processors = Processors(settings, prompt_ids, eos_ids, bad_words) if settings.changes_logits else None
         # NumPy's compatibility policy (NEP 19) fixes PCG64's stream, but not the methods of Generator.
         # None takes entropy from the system
         self._random = np.random.PCG64(settings.seed)
 
     def choose(self, logits: Floats) -> int:
-        """The next id after logits [V]; it counts as seen from then on."""
-        settings = self._settings
-        scores = penalize(logits, self._seen, settings.repetition_penalty)
-        token = self._draw(*keep_likely(scores, settings)) if settings.samples else int(scores.argmax())
-        if settings.repetition_penalty is not None:
-            self._seen.append(token)
+        """The next id after logits [V]; ValueError if none is left to choose from."""
+        scores = self._processors.change(logits) if self._processors else logits
+        if not np.isfinite(scores.max()):
+            raise ValueError(reason_of_no_choice(logits, scores))
+        token = self._draw(*keep_likely(scores, self._settings)) if self._settings.samples else int(scores.argmax())
+        if self._processors:
+            self._processors.append(token)
         return token
 
     def _draw(self, ids: Ids, scores: Floats) -> int:
@@ -42,14 +45,12 @@ class Sampler:
         return int(ids[inverse_cdf(softmax(scores), uniform)])
 
 
-def penalize(logits: Floats, seen: Sequence[int], penalty: float | None) -> Floats:
-    """Scores [V] in which the ids seen are less likely (more, if the penalty is below 1); a copy unless it is None."""
-    if penalty is None:
-        return logits
-    ids, factor = np.unique(np.asarray(seen, np.int64)), np.float32(penalty)
-    scores = logits.copy()
-    scores[ids] = np.where(scores[ids] < 0, scores[ids] * factor, scores[ids] / factor)
-    return scores
+def reason_of_no_choice(logits: Floats, scores: Floats) -> str:
+    if not np.isfinite(logits.max()):
+        return f"the model's logits must be finite, got {logits.max()}: are its weights damaged?"
+    if np.isneginf(scores.max()):
+        return "no id is left to choose from: bad_words, min_new_tokens and logits_processor forbid all of them"
+    return f"scores must be finite or minus infinity, got {scores.max()} from logits_processor"
 
 
 def keep_likely(scores: Floats, settings: Settings) -> tuple[Ids, Floats]:

@@ -7,6 +7,7 @@ from typing import NoReturn
 from runtime.forks import leave_alone, owner, tell_children
 from runtime.text.completion import Completion
 from runtime.text.generation import Generation
+from runtime.text.logprobs import TokenLogprob
 
 
 class Stream(Iterator[str]):
@@ -54,6 +55,11 @@ class Stream(Iterator[str]):
         raise TypeError("a stream cannot be pickled while it runs; pass its text, or its completion")
 
     @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        """Those of the prompt's tokens, if asked for, from the first piece on; None before it."""
+        return self._generation.prompt_logprobs
+
+    @property
     def completion(self) -> Completion | None:
         """The whole completion once the last piece is given; None before that and after an early `close`."""
         return completion_of(self._generation, self._given)
@@ -86,6 +92,11 @@ class AsyncStream(AsyncIterator[str]):
     async def aclose(self) -> None:
         """Stop generating."""
         await self._pieces.aclose()
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        """Those of the prompt's tokens, if asked for, from the first piece on; None before it."""
+        return self._generation.prompt_logprobs
 
     @property
     def completion(self) -> Completion | None:

@@ -19,7 +19,8 @@ from transformers.generation.logits_process import (
 )
 
 from runtime.text.options import Settings
-from runtime.text.sampling import Sampler, keep_likely, penalize
+from runtime.text.processors import penalize
+from runtime.text.sampling import Sampler, keep_likely
 
 PROCESSORS = {
     "repetition_penalty": RepetitionPenaltyLogitsProcessor,

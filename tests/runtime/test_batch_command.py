@@ -183,7 +183,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(batch, bun
     command = ["batch", str(tmp_path / "in.jsonl"), "--output", str(output), "--model", str(bundle), *OPTIONS]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     draw, kills = random.Random(1), 0
-    for _ in range(50):
+    for _ in range(len(lines) + 1):  # each run adds a record
         size = output.stat().st_size if output.exists() else 0
         process = subprocess.Popen(
             [sys.executable, "-m", "runtime", *command], stderr=subprocess.DEVNULL, env=environment

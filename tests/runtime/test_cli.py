@@ -46,6 +46,37 @@ def test_complete_as_json_tells_everything(cli, bundle, probe, vocabulary):
     }
 
 
+def test_every_option_that_a_command_line_can_have_is_a_flag(cli, model, bundle, probe):
+    flags = {
+        "--min-new-tokens": ["2"],
+        "--logit-bias": ["11=-5", "12=3.5"],
+        "--presence-penalty": ["0.5"],
+        "--frequency-penalty": ["-0.5"],
+        "--bad-words": ["the", "and"],
+        "--eos-token-id": ["13", "14"],
+        "--prompt-logprobs": ["1"],
+    }
+    options = {
+        "min_new_tokens": 2,
+        "logit_bias": {11: -5, 12: 3.5},
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+        "bad_words": ["the", "and"],
+        "eos_token_id": [13, 14],
+        "prompt_logprobs": 1,
+    }
+    given = [part for flag, values in flags.items() for value in values for part in (flag, value)]
+    done = cli("complete", probe.prompt, "--model", str(bundle), "--json", *given)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(json.dumps(model.complete(probe.prompt, **options).as_dict()))
+
+
+@pytest.mark.parametrize("bias", ["11", "11=", "=3", "x=3", "11=x", "-1=3", "1.5=3"])
+def test_a_bias_that_is_none_is_refused_with_an_example(cli, bundle, bias):
+    done = cli("complete", "It was", "--model", str(bundle), f"--logit-bias={bias}")
+    assert_fails(done, 2, "--logit-bias", "ID=BIAS", repr(bias))
+
+
 @pytest.mark.parametrize(
     ("stdin", "prompt"),
     [

@@ -156,3 +156,28 @@ def test_a_driver_that_leaves_hands_the_wheel_over(fresh, probes, monkeypatch, e
     monkeypatch.undo()
     assert fresh.complete(probes[0].prompt, max_new_tokens=9).token_ids == probes[0].token_ids[:9]
     assert not fresh.loop.busy
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
+def test_what_a_callers_function_raises_reaches_that_caller_alone(fresh, probes, error):
+    """Whoever drives."""
+
+    def fail(ids, scores):
+        if len(ids) > 20:
+            raise error("of the caller")
+        return scores
+
+    def run(n):
+        options = {"logits_processor": fail} if n % 2 else {}
+        try:
+            return fresh.complete(probes[n % len(probes)].prompt, max_new_tokens=40, **options).token_ids
+        except BaseException as raised:
+            return raised
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(run, range(8)))
+    for n in range(0, 8, 2):
+        assert found[n] == probes[n % len(probes)].token_ids[:40]
+        assert isinstance(found[n + 1], error)
+        assert "of the caller" in str(found[n + 1])
+    assert not fresh.loop.busy

@@ -12,6 +12,7 @@ ABSENT = ("torch", "transformers", "optimum", "onnx", "export")
 NAMES = [
     "AsyncStream",
     "BundleError",
+    "CompleteOptions",
     "Completion",
     "GenerationOptions",
     "Inspection",

@@ -13,15 +13,23 @@ INF, NAN = float("inf"), float("nan")
 
 TAKEN = {
     "max_new_tokens": [1, 2, 10**30],
+    "min_new_tokens": [0, 1],
     "temperature": [0, 0.0, 1e-6, 1, 0.7, 1e6, Fraction(1, 2)],
     "top_k": [1, 40, 10**30],
     "top_p": [0, 0.0, 1e-9, 0.9, 1, 1.0],
     "min_p": [0, 0.0, 0.05, 1, 1.0],
     "repetition_penalty": [0.01, 1, 1.3, 100, 100.0],
+    "logit_bias": [{}, {0: 1}, {11: -100, 12: 100.0}, {"13": 0.5}, {np.int64(3): Fraction(1, 2)}],
+    "presence_penalty": [-2, 0, 0.5, 2],
+    "frequency_penalty": [-2, 0, 0.5, 2],
+    "bad_words": [[], ["the"], ("the", "a b c"), ["😀"]],
+    "logits_processor": [lambda _ids, scores: scores],
     "seed": [0, 1, 2**64 - 1],
     "stop": ["x", "x" * 10_000, "😀", "\n", ["x"], ("x", "y"), [], ()],
     "ignore_eos": [True, False],
+    "eos_token_id": [0, 11, [], [3, 4], (5,)],
     "logprobs": [0, 1, 20],
+    "prompt_logprobs": [0, 1, 20],
     "draft": [True, False],
 }
 BEYOND = {  # and the words of the range
@@ -33,9 +41,14 @@ BEYOND = {  # and the words of the range
     "repetition_penalty": (["0.01 to 100"], [0, 0.0099, 100.01, -1, INF, NAN]),
     "seed": (["at least 0", f"{2**64 - 1:,}"], [-1, 2**64]),
     "logprobs": (["at least 0"], [-1]),
+    "prompt_logprobs": (["at least 0"], [-1]),
+    "min_new_tokens": (["at least 0"], [-1]),
+    "presence_penalty": (["-2 to 2"], [-2.01, 2.01, INF, NAN]),
+    "frequency_penalty": (["-2 to 2"], [-2.01, 2.01, INF, NAN]),
+    "eos_token_id": (["at least 0"], [-1]),
 }
-INTEGERS = ("max_new_tokens", "top_k", "seed", "logprobs")
-NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+INTEGERS = ("max_new_tokens", "min_new_tokens", "top_k", "seed", "logprobs", "prompt_logprobs")
+NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 WRONG_INTEGERS = [True, False, 1.0, 1.5, "1", b"1", [1], (1,), {}, 1j, Decimal(1), np.float64(1), np.bool_(True)]
 WRONG_NUMBERS = [True, False, "0.5", b"1", [0.5], (1,), {}, 1j, Decimal("0.5"), np.bool_(True)]
 WRONG = {
@@ -44,6 +57,10 @@ WRONG = {
     "max_new_tokens": [*WRONG_INTEGERS, None],
     "stop": [3, True, b"x", {"x"}, {"x": 1}, iter("x"), [3], ["x", None], ("x", b"y"), [["x"]]],
     "ignore_eos": [0, 1, "True", None, np.bool_(True), []],
+    "logit_bias": [3, "x", [1], [(1, 2)], {"x": 1}, {"-1": 1}, {1.0: 1}, {True: 1}, {1: "1"}, {1: None}, {"²": 1}],
+    "bad_words": [3, "x", {"x"}, {"x": 1}, [3], ["x", None], ("x", b"y"), [["x"]]],
+    "logits_processor": [3, "x", [], {}],
+    "eos_token_id": [True, 1.0, "1", {1}, [True], ["1"], [[1]]],
     "draft": [0, 1, "True", np.bool_(True), []],
 }
 OFF = [name for name in TAKEN if name not in ("max_new_tokens", "ignore_eos")]
@@ -71,13 +88,14 @@ def calls(model, bundle):
 
 def test_the_tables_here_have_every_option():
     assert set(TAKEN) == set(GenerationOptions.__annotations__)
-    assert set(BEYOND) == set(TAKEN) - {"stop", "ignore_eos", "draft"}
+    others = {"stop", "ignore_eos", "draft", "logit_bias", "bad_words", "logits_processor"}
+    assert set(BEYOND) == set(TAKEN) - others
     assert set(WRONG) == set(TAKEN)
 
 
 @pytest.mark.parametrize(("name", "value"), each(TAKEN))
 def test_a_value_in_its_range_is_taken(model, name, value):
-    completion = model.complete("It was", **{"max_new_tokens": 1, "ignore_eos": True, name: value})
+    completion = model.complete("It was", **{"max_new_tokens": 1, name: value})
     assert completion.token_ids
 
 
@@ -101,25 +119,50 @@ def test_a_value_of_another_type_is_refused(model, refusal, name, value):
     assert name in refusal(TypeError, model.complete, "It was", **{name: value})
 
 
-@pytest.mark.parametrize("stop", ["", [""], ["x", ""], ("",)])
-def test_an_empty_stop_is_refused(model, refusal, stop):
-    message = refusal(ValueError, model.complete, "It was", stop=stop)
-    assert message == "stop must be at least one character, got ''"
+@pytest.mark.parametrize("name", ["stop", "bad_words"])
+@pytest.mark.parametrize("texts", [[""], ["x", ""], ("",)])
+def test_an_empty_text_is_refused(model, refusal, name, texts):
+    message = refusal(ValueError, model.complete, "It was", **{name: texts})
+    assert message == f"{name} must be at least one character, got ''"
 
 
-@pytest.mark.parametrize("stop", ["\ud800", ["x", "a\udfff"]])
-def test_a_stop_of_half_a_character_is_refused(model, refusal, stop):
-    message = refusal(ValueError, model.complete, "It was", stop=stop)
-    assert "stop" in message
+@pytest.mark.parametrize("name", ["stop", "bad_words"])
+@pytest.mark.parametrize("texts", [["\ud800"], ["x", "a\udfff"]])
+def test_half_a_character_is_refused(model, refusal, name, texts):
+    message = refusal(ValueError, model.complete, "It was", **{name: texts})
+    assert name in message
     assert "surrogate" in message
 
 
-def test_no_more_log_probabilities_than_there_are_ids(model, refusal, manifest):
+def test_an_empty_stop_alone_is_refused(model, refusal):
+    assert refusal(ValueError, model.complete, "It was", stop="") == "stop must be at least one character, got ''"
+
+
+@pytest.mark.parametrize("bias", [-100.1, 100.1, INF, NAN, 10**400])
+def test_a_bias_beyond_its_range_is_refused_with_its_id(model, refusal, bias):
+    message = refusal(ValueError, model.complete, "It was", logit_bias={1: 0, 7: bias})
+    assert message.startswith("logit_bias[7] must be a number from -100 to 100, got")
+
+
+@pytest.mark.parametrize("name", ["logit_bias", "eos_token_id"])
+def test_an_id_beyond_the_vocabulary_is_refused(model, refusal, manifest, name):
     size = manifest["architecture"]["vocab_size"]
-    assert len(model.complete("It was", max_new_tokens=1, logprobs=size).logprobs[0].top) == size
+    given = {"logit_bias": lambda token: {token: 1}, "eos_token_id": lambda token: [0, token]}[name]
+    assert model.complete("It was", max_new_tokens=1, **{name: given(size - 1)}).token_ids
+    message = refusal(ValueError, model.complete, "It was", **{name: given(size)})
+    assert name in message
+    assert f"at most {size - 1:,}" in message
+    assert str(size) in message
+
+
+@pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
+def test_no_more_log_probabilities_than_there_are_ids(model, refusal, manifest, name):
+    size = manifest["architecture"]["vocab_size"]
+    found = getattr(model.complete("It was", max_new_tokens=1, **{name: size}), name)
+    assert len(found[-1].top) == size
     for count in (size + 1, 10**30):
-        message = refusal(ValueError, model.complete, "It was", logprobs=count)
-        assert message.startswith("logprobs")
+        message = refusal(ValueError, model.complete, "It was", **{name: count})
+        assert message.startswith(name)
         assert f"{size:,}" in message
         assert f"{count:,}" in message
 
@@ -130,7 +173,7 @@ def test_no_more_log_probabilities_than_there_are_ids(model, refusal, manifest):
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.uint64])
 @pytest.mark.parametrize("name", INTEGERS)
 def test_a_numpy_integer_is_an_integer(model, name, kind):
-    common = {"seed": 1, "max_new_tokens": 4}
+    common = {"seed": 1, "max_new_tokens": 4, "top_k": 20}
     assert model.complete("It was", **common | {name: kind(3)}) == model.complete("It was", **common | {name: 3})
 
 
@@ -191,6 +234,8 @@ def test_a_single_text_has_no_batch_size(calls, refusal, name):
         (ValueError, "stop", [""]),
         (ValueError, "stop", "\ud800"),
         (ValueError, "logprobs", 10**9),
+        (ValueError, "logit_bias", {1: 101}),
+        (ValueError, "bad_words", [""]),
         (TypeError, "max_new_tokens", None),
         (TypeError, "ignore_eos", None),
     ],
@@ -265,7 +310,7 @@ def test_any_of_these_turns_sampling_on(model, probe, options):
     assert model.complete(probe.prompt, **common, **options).token_ids != probe.token_ids[:60]
 
 
-@pytest.mark.parametrize("name", ["max_new_tokens", "stop", "ignore_eos", "logprobs", "repetition_penalty"])
+@pytest.mark.parametrize("name", sorted(TAKEN.keys() - {"temperature", "top_k", "top_p", "min_p", "seed"}))
 def test_none_of_the_others_does(name):
     assert not any(check_settings({name: value}).samples for value in TAKEN[name])
 

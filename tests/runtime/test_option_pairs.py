@@ -1,0 +1,92 @@
+"""Every pair of options: each works together as it does alone, or is refused by name."""
+
+from itertools import combinations
+
+import pytest
+
+from runtime.text.options import GenerationOptions
+from runtime.text.several import CompleteOptions
+
+PROMPT = "It was a bright cold day"
+COUNT = 12  # tokens
+BANNED, BIASED, END = 11, 12, 13  # ids
+
+
+def forbid_odd(_ids, scores):
+    scores[1::2] -= 1000
+    return scores
+
+
+VALUES = {
+    "max_new_tokens": COUNT,
+    "min_new_tokens": 3,
+    "temperature": 0.9,
+    "top_k": 50,
+    "top_p": 0.95,
+    "min_p": 0.001,
+    "repetition_penalty": 1.2,
+    "logit_bias": {BIASED: -100},
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.5,
+    "bad_words": ["the"],
+    "logits_processor": forbid_odd,
+    "seed": 3,
+    "stop": ["ing"],
+    "ignore_eos": True,
+    "eos_token_id": END,
+    "logprobs": 2,
+    "prompt_logprobs": 2,
+    "draft": True,
+    "n": 2,
+    "best_of": 3,
+}
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "seed"}
+SEVERAL = {"n", "best_of"}
+REFUSED = {frozenset({"min_new_tokens", "ignore_eos"}): ["min_new_tokens", "ignore_eos"]} | {
+    frozenset({several, other}): [several, "needs sampling"]
+    for several in SEVERAL
+    for other in VALUES.keys() - SAMPLING - {several}
+}
+
+
+def holds(completion, names, banned):
+    """What each of these options promises of a completion."""
+    ids = completion.token_ids
+    promises = {
+        "max_new_tokens": len(ids) <= COUNT,
+        "min_new_tokens": len(ids) >= 3 or ("stop" in names and "ing" not in completion.text),
+        "logit_bias": BIASED not in ids,
+        "bad_words": not banned & set(ids),
+        "logits_processor": all(token % 2 == 0 for token in ids),
+        "stop": "ing" not in completion.text,
+        "ignore_eos": completion.finish_reason == "length" or bool({"stop", "eos_token_id"} & names),
+        "eos_token_id": END not in ids[:-1],
+        "logprobs": completion.logprobs is not None and {len(entry.top) for entry in completion.logprobs} == {2},
+        "prompt_logprobs": completion.prompt_logprobs is not None
+        and len(completion.prompt_logprobs) == completion.prompt_tokens,
+    }
+    return [name for name in names if not promises.get(name, True)]
+
+
+def test_every_option_is_here():
+    assert set(VALUES) == {*GenerationOptions.__annotations__, *CompleteOptions.__annotations__, "n"}
+
+
+@pytest.mark.parametrize("pair", list(combinations(VALUES, 2)), ids="-".join)
+def test_a_pair_works_or_is_refused_by_name(model, refusal, vocabulary, pair):
+    options = {name: VALUES[name] for name in pair}
+    if frozenset(pair) in REFUSED:
+        message = refusal(ValueError, model.complete, PROMPT, **options)
+        assert all(part in message for part in REFUSED[frozenset(pair)])
+        return
+    options = {"max_new_tokens": COUNT, **options}
+    made = model.complete(PROMPT, **options)
+    completions = made if isinstance(made, list) else [made]
+    assert len(completions) == options.get("n", 1)
+    banned = {vocabulary.encode(word).ids[0] for word in ("the", " the")}
+    for completion in completions:
+        assert completion.token_ids
+        assert not holds(completion, set(pair), banned)
+    if not set(pair) & SAMPLING or "seed" in pair:
+        again = model.complete([PROMPT, "She"], **options)[0]
+        assert again == made  # beside another prompt as alone
