@@ -10,11 +10,10 @@ import numpy as np
 from runtime.arrays import log_softmax
 from runtime.graphs.work import Answer, Work
 from runtime.text.completion import Completion
-from runtime.text.generation import Generation
+from runtime.text.generation import NO_LOGITS, Generation
 
 AHEAD = 16  # tokens that a stream may have before its reader asks for them
 CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabulary
-NO_LOGITS = np.empty(0, np.float32)
 
 
 class Drafter(Protocol):

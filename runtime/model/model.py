@@ -10,6 +10,7 @@ from runtime.engine.drafting import Drafting
 from runtime.engine.loop import Loop
 from runtime.engine.pieces import async_pieces, pieces
 from runtime.engine.scoring import Score, score_ids
+from runtime.engine.searching import search, search_async
 from runtime.engine.texts import GeneratedText
 from runtime.forks import leave_alone, tell_children
 from runtime.graphs.decode import DecodeGraph
@@ -19,6 +20,7 @@ from runtime.inside.lens import Lens
 from runtime.inside.summary import Summary, summarize
 from runtime.model.parts import Loading, Parts
 from runtime.session import Session
+from runtime.text.beams import Beams, BeamSearch
 from runtime.text.completion import Completion
 from runtime.text.generation import Generation
 from runtime.text.options import GenerationOptions, Settings, check_settings
@@ -150,6 +152,11 @@ class Model:
             3
         """
         batch_size, several = check_batch_size(batch_size), check_several(n, options)
+        if several.beams:
+            searches = self._searches(prompt, several.asked, several.beams)
+            for prompt_ids, beams in searches:
+                search(self.loop, prompt_ids, beams)
+            return self._found(prompt, searches, several)
         generations = self._generations(prompt, several.settings())
         for _ in generate(self, generations, at_once=batch_size):
             pass
@@ -212,6 +219,11 @@ class Model:
             'length'
         """
         batch_size, several = check_batch_size(batch_size), check_several(n, options)
+        if several.beams:
+            searches = self._searches(prompt, several.asked, several.beams)
+            for prompt_ids, beams in searches:
+                await search_async(self.loop, prompt_ids, beams)
+            return self._found(prompt, searches, several)
         generations = self._generations(prompt, several.settings())
         async for text in self.loop.run_all_async((text_of(self, each) for each in generations), batch_size):
             text.completion()  # raises what kept it from one
@@ -364,14 +376,32 @@ class Model:
 
     def _generations(self, prompt: str | Prompts, several: Sequence[Settings]) -> list[Generation]:
         """Those of a prompt, or of each in a list, all checked before any begins."""
+        return [self.prompting.begin(ids, settings) for ids in self._prompt_ids(prompt) for settings in several]
+
+    def _searches(
+        self, prompt: str | Prompts, settings: Settings, beams: Beams
+    ) -> list[tuple[Sequence[int], BeamSearch]]:
+        """The ids of each prompt, and its search."""
+        return [(ids, self.prompting.begin_search(ids, settings, beams)) for ids in self._prompt_ids(prompt)]
+
+    def _found(
+        self, prompt: str | Prompts, searches: Sequence[tuple[Sequence[int], BeamSearch]], several: Several
+    ) -> Answers:
+        """What searches have found."""
+        given = [
+            [self.prompting.completion(ids, found, several.asked) for found in beams.best(several.n or 1)]
+            for ids, beams in searches
+        ]
+        return shaped(prompt, given, several)
+
+    def _prompt_ids(self, prompt: str | Prompts) -> list[list[int]]:
         if isinstance(prompt, list | tuple):
             named = [(text, f"prompt[{number}]") for number, text in enumerate(check_prompts(prompt))]
         elif isinstance(prompt, str):
             named = [(check_text("prompt", prompt), "prompt")]
         else:
             raise TypeError(f"prompt must be a string, or a list of strings, got {type(prompt).__name__}")
-        ids = [self.prompting.encode(text, name) for text, name in named]
-        return [self.prompting.begin(each, settings) for each in ids for settings in several]
+        return [self.prompting.encode(text, name) for text, name in named]
 
 
 def generate(model: Model, generations: Iterable[Generation], *, at_once: int) -> Iterator[Generation]:
@@ -382,9 +412,12 @@ def generate(model: Model, generations: Iterable[Generation], *, at_once: int) -
 
 
 def answers(prompt: str | Prompts, generations: Sequence[Generation], several: Several) -> Answers:
-    """What a caller gets: a completion or, with `n`, a list of them, for a prompt or for each of a list."""
     made = iter([generation.completion() for generation in generations])
-    given = [several.given(each) for each in zip(*[made] * several.best_of, strict=True)]
+    return shaped(prompt, [several.given(each) for each in zip(*[made] * several.best_of, strict=True)], several)
+
+
+def shaped(prompt: str | Prompts, given: list[list[Completion]], several: Several) -> Answers:
+    """What a caller gets: a completion or, with `n`, a list of them, for a prompt or for each of a list."""
     if several.n is None:
         return given[0][0] if isinstance(prompt, str) else [completion for (completion,) in given]
     return given[0] if isinstance(prompt, str) else given

@@ -13,6 +13,8 @@ from runtime.text.sampling import Sampler
 from runtime.text.stops import StopFilter
 from runtime.text.tokenizer import IncrementalDecoder, Tokenizer
 
+NO_LOGITS = np.empty(0, np.float32)
+
 
 class Generation:
     """The continuation of one prompt, token by token, until `finish_reason` is set.
@@ -39,7 +41,7 @@ class Generation:
         self.text = ""  # final so far
         self.finish_reason: FinishReason | None = None
         self.draft = settings.draft
-        self._eos_ids = {*settings.eos_token_id, *(() if settings.ignore_eos else eos_ids)}
+        self._eos_ids = ends_of_text(settings, eos_ids)
         self._limit = min(settings.max_new_tokens, room)
         greedy = not settings.samples and not settings.changes_logits
         bad_words = bad_word_ids(settings.bad_words, tokenizer)
@@ -114,3 +116,8 @@ class Generation:
         self.text += self._stops.push(self._decoder.flush())
         self.text += self._stops.flush()
         self.finish_reason = "stop" if self._stops.found else reason
+
+
+def ends_of_text(settings: Settings, eos_ids: Collection[int]) -> set[int]:
+    """The ids that end a text: those asked for, and the model's own unless they are ignored."""
+    return {*settings.eos_token_id, *(() if settings.ignore_eos else eos_ids)}

@@ -7,6 +7,7 @@ frequency_penalty and presence_penalty, which transformers lacks, follow the rep
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,6 +42,13 @@ class Processors:
     def append(self, token: int) -> None:
         self._ids.append(token)
         self._counts[token] += 1
+
+    def followed_by(self, token: int) -> "Processors":
+        """Those of the text and one more id; these stay as they are."""
+        other = copy(self)
+        other._ids, other._counts = [*self._ids], self._counts.copy()
+        other.append(token)
+        return other
 
     def change(self, logits: Floats) -> Floats:
         """Scores [V] of logits [V], which stay as they are."""

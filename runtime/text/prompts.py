@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 from runtime.bundle.bundle import Bundle
 from runtime.checks import check_count
-from runtime.text.generation import Generation
+from runtime.text.beams import Beams, BeamSearch
+from runtime.text.completion import Completion
+from runtime.text.generation import NO_LOGITS, Generation, ends_of_text
 from runtime.text.options import Settings
+from runtime.text.processors import Processors, bad_word_ids
 from runtime.text.tokenizer import Tokenizer
 
 
@@ -43,6 +46,21 @@ class Prompting:
         self._check_vocabulary(settings)
         room = self.context - len(prompt_ids)
         return Generation(prompt_ids, settings, tokenizer=self.tokenizer, eos_ids=self._eos_ids, room=room)
+
+    def begin_search(self, prompt_ids: Sequence[int], settings: Settings, beams: Beams) -> BeamSearch:
+        self._check_vocabulary(settings)
+        eos_ids = ends_of_text(settings, self._eos_ids)
+        processors = Processors(settings, prompt_ids, eos_ids, bad_word_ids(settings.bad_words, self.tokenizer))
+        limit = min(settings.max_new_tokens, self.context - len(prompt_ids))
+        return BeamSearch(beams, processors, eos_ids=eos_ids, limit=limit)
+
+    def completion(self, prompt_ids: Sequence[int], token_ids: Sequence[int], settings: Settings) -> Completion:
+        """That of ids which were generated already."""
+        ends = {name: getattr(settings, name) for name in ("max_new_tokens", "ignore_eos", "eos_token_id")}
+        generation = self.begin(prompt_ids, Settings(**ends))
+        for token in token_ids:
+            generation.take(token, NO_LOGITS)
+        return generation.completion()
 
     def _check_vocabulary(self, settings: Settings) -> None:
         for name, wanted in (("logprobs", settings.logprobs), ("prompt_logprobs", settings.prompt_logprobs)):

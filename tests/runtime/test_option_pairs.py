@@ -39,14 +39,29 @@ VALUES = {
     "draft": True,
     "n": 2,
     "best_of": 3,
+    "num_beams": 3,
+    "length_penalty": 2.0,
+    "early_stopping": True,
+    "num_return_sequences": 2,
 }
 SAMPLING = {"temperature", "top_k", "top_p", "min_p", "seed"}
-SEVERAL = {"n", "best_of"}
-REFUSED = {frozenset({"min_new_tokens", "ignore_eos"}): ["min_new_tokens", "ignore_eos"]} | {
-    frozenset({several, other}): [several, "needs sampling"]
-    for several in SEVERAL
-    for other in VALUES.keys() - SAMPLING - {several}
-}
+SEVERAL = {"n", "num_return_sequences", "best_of"}
+BEAM_RULES = {"length_penalty", "early_stopping"}
+
+
+def refused(pair):
+    """The words of a refusal, if this pair is to be refused."""
+    if pair == {"min_new_tokens", "ignore_eos"}:
+        return ["min_new_tokens", "ignore_eos"]
+    if pair == {"n", "num_return_sequences"}:
+        return ["n and num_return_sequences"]
+    if pair & BEAM_RULES and "num_beams" not in pair:
+        return [sorted(pair & BEAM_RULES)[-1], "num_beams"]
+    if "num_beams" in pair and pair & (SAMPLING | {"stop", "logprobs", "prompt_logprobs", "draft", "best_of"}):
+        return [*(pair - {"num_beams"}), "num_beams"]
+    if pair & SEVERAL and not pair & (SAMPLING | {"num_beams"}):
+        return ["needs sampling"]
+    return None
 
 
 def holds(completion, names, banned):
@@ -75,14 +90,14 @@ def test_every_option_is_here():
 @pytest.mark.parametrize("pair", list(combinations(VALUES, 2)), ids="-".join)
 def test_a_pair_works_or_is_refused_by_name(model, refusal, vocabulary, pair):
     options = {name: VALUES[name] for name in pair}
-    if frozenset(pair) in REFUSED:
+    if words := refused(set(pair)):
         message = refusal(ValueError, model.complete, PROMPT, **options)
-        assert all(part in message for part in REFUSED[frozenset(pair)])
+        assert all(word in message for word in words)
         return
     options = {"max_new_tokens": COUNT, **options}
     made = model.complete(PROMPT, **options)
     completions = made if isinstance(made, list) else [made]
-    assert len(completions) == options.get("n", 1)
+    assert len(completions) == options.get("n", options.get("num_return_sequences", 1))
     banned = {vocabulary.encode(word).ids[0] for word in ("the", " the")}
     for completion in completions:
         assert completion.token_ids

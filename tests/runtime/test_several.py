@@ -79,6 +79,12 @@ def test_the_prompt_is_read_once(bundle, monkeypatch):
         ({"n": 2}, ["n=2", "sampling"]),
         ({"best_of": 2}, ["best_of=2", "sampling"]),
         ({"n": 2, "temperature": 0}, ["n=2", "sampling"]),
+        ({"num_beams": 0}, ["num_beams must be", "at least 1"]),
+        ({"num_beams": 65}, ["num_beams must be", "64"]),
+        ({"num_beams": 3, "n": 4}, ["n must be at most num_beams, 3, got 4"]),
+        ({"num_beams": 3, "length_penalty": 10.5}, ["length_penalty", "-10 to 10", "10.5"]),
+        ({"num_beams": 3, "early_stopping": "always"}, ["early_stopping", "'never'", "'always'"]),
+        ({"num_beams": 1, "early_stopping": True}, ["early_stopping", "num_beams"]),
     ],
     ids=str,
 )
