@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, TypedDict
 
 from runtime.checks import check_count, check_flag, check_number, check_text
+from runtime.text.grammars import Grammar, check_alone, check_grammar, check_json_schema, check_regex
 
 MAX_NEW_TOKENS = 64
 MOST_SEED = 2**64 - 1
@@ -31,6 +32,11 @@ class GenerationOptions(TypedDict, total=False):
     draft: Generate several tokens per run where they can be guessed. By default only greedy texts in fp32, whose
         tokens stay the same; True: always, and tokens nearly as likely may change places; False: never.
     logprobs: Give each token's log-probability and those of this many most likely ids, from 0 up.
+    regex: The text matches this regular expression as a whole, in the syntax of Rust's `regex`, without lookarounds.
+    json_schema: The text is JSON of this schema, a dictionary or a string of JSON.
+    grammar: The text follows this grammar, in llguidance's variant of Lark's syntax. One of these three at most, of 1
+        to 32,768 bytes; they need the extra `guide`. What does not fit is left out after the repetition penalty, and
+        the filters work on the rest.
     """
 
     max_new_tokens: int
@@ -44,6 +50,9 @@ class GenerationOptions(TypedDict, total=False):
     ignore_eos: bool
     logprobs: int | None
     draft: bool | None
+    regex: str | None
+    json_schema: str | dict[str, Any] | None
+    grammar: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +70,14 @@ class Settings:
     ignore_eos: bool = False
     logprobs: int | None = None
     draft: bool | None = None
+    regex: Grammar | None = None
+    json_schema: Grammar | None = None
+    grammar: Grammar | None = None
+
+    @property
+    def guided_by(self) -> Grammar | None:
+        """The grammar that the text follows, if any."""
+        return self.regex or self.json_schema or self.grammar
 
     @property
     def samples(self) -> bool:
@@ -76,7 +93,9 @@ def check_settings(options: Mapping[str, Any]) -> Settings:
             raise TypeError(f"there is no option {name!r}; the options are: {', '.join(CHECKS)}")
     never_off = {"max_new_tokens", "ignore_eos"}
     given = {name: value for name, value in options.items() if value is not None or name in never_off}
-    return Settings(**{name: CHECKS[name](name, value) for name, value in given.items()})
+    settings = Settings(**{name: CHECKS[name](name, value) for name, value in given.items()})
+    check_alone((settings.regex, settings.json_schema, settings.grammar), ignore_eos=settings.ignore_eos)
+    return settings
 
 
 def check_temperature(name: str, value: object) -> float:
@@ -110,4 +129,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "ignore_eos": check_flag,
     "logprobs": partial(check_count, least=0),
     "draft": check_flag,
+    "regex": check_regex,
+    "json_schema": check_json_schema,
+    "grammar": check_grammar,
 }

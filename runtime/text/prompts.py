@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from runtime.bundle.bundle import Bundle
 from runtime.text.generation import Generation
+from runtime.text.guide import Guides
 from runtime.text.options import Settings
 from runtime.text.tokenizer import Tokenizer
 
@@ -15,6 +16,7 @@ class Prompting:
         architecture = bundle.manifest.architecture
         self.tokenizer = Tokenizer(bundle.folder / "tokenizer.json")
         self.context, self._vocab_size = architecture.n_positions, architecture.vocab_size
+        self._guides = Guides(self.tokenizer, self._vocab_size)
         self._bos_token_id = bundle.bos_token_id()
         self._eos_ids = bundle.eos_token_ids()
 
@@ -42,7 +44,9 @@ class Prompting:
         if settings.logprobs is not None and settings.logprobs > self._vocab_size:
             raise ValueError(f"logprobs must be at most {self._vocab_size:,}, all ids, got {settings.logprobs:,}")
         room = self.context - len(prompt_ids)
-        return Generation(prompt_ids, settings, tokenizer=self.tokenizer, eos_ids=self._eos_ids, room=room)
+        grammar = settings.guided_by
+        guide = self._guides.begin(grammar, self._eos_ids) if grammar else None
+        return Generation(prompt_ids, settings, tokenizer=self.tokenizer, eos_ids=self._eos_ids, room=room, guide=guide)
 
     def _start(self, name: str) -> list[int]:
         if self._bos_token_id is None:

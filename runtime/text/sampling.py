@@ -2,7 +2,8 @@
 
 Order and arithmetic are those of transformers.generation.logits_process (4.57), in float32: repetition penalty,
 temperature, top-k, top-p, min-p. Filters drop ids instead of giving them a score of minus infinity, so that each works
-on what the one before it left.
+on what the one before it left. The first of them is what a guide allows, which comes after the penalty and before the
+temperature, as a processor of the caller's own does in transformers: so top-k and top-p choose among what may come.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +28,11 @@ class Sampler:
         # None takes entropy from the system
         self._random = np.random.PCG64(settings.seed)
 
-    def choose(self, logits: Floats) -> int:
-        """The next id after logits [V]; it counts as seen from then on."""
+    def choose(self, logits: Floats, allowed: Ids | None = None) -> int:
+        """The next id after logits [V], one of `allowed` [K] if given; it counts as seen from then on."""
         settings = self._settings
         scores = penalize(logits, self._seen, settings.repetition_penalty)
-        token = self._draw(*keep_likely(scores, settings)) if settings.samples else int(scores.argmax())
+        token = self._draw(*keep_likely(scores, settings, allowed)) if settings.samples else likeliest(scores, allowed)
         if settings.repetition_penalty is not None:
             self._seen.append(token)
         return token
@@ -52,9 +53,14 @@ def penalize(logits: Floats, seen: Sequence[int], penalty: float | None) -> Floa
     return scores
 
 
-def keep_likely(scores: Floats, settings: Settings) -> tuple[Ids, Floats]:
+def likeliest(scores: Floats, allowed: Ids | None) -> int:
+    """The id of the highest of `scores` [V], or of those of `allowed` [K]."""
+    return int(scores.argmax() if allowed is None else allowed[scores[allowed].argmax()])
+
+
+def keep_likely(scores: Floats, settings: Settings, allowed: Ids | None = None) -> tuple[Ids, Floats]:
     """The ids [K] that may come next, in ascending order, and their scores [K] after the temperature."""
-    ids = np.arange(len(scores))
+    ids, scores = (np.arange(len(scores)), scores) if allowed is None else (allowed, scores[allowed])
     if settings.temperature is not None:
         scores = scores / np.float32(settings.temperature)
     for name, keep in FILTERS.items():
