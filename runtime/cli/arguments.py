@@ -10,7 +10,6 @@ from typing import Any, BinaryIO, NoReturn
 
 from runtime.text.options import GenerationOptions
 
-
 SOURCES = {"json_schema": re.compile(r"\A\s*\{"), "grammar": re.compile(r"^\s*start\s*:", re.MULTILINE)}  # or files
 
 

@@ -170,7 +170,8 @@ class GeneratedText(Text):
     def work(self, slot: int, most: int) -> Work:
         pending = self.ids[self.read : self.read + (1 if self._replays else most)]
         ends = self.read + len(pending) == len(self.ids)
-        self._drafter, self._drafted = None, self._draft() if ends and not self._replays else []
+        self._drafter = None
+        self._drafted = self._draft() if ends and not self._replays else []
         answers = len(self._drafted) + 1 if ends else 0
         return Work(slot, [*pending, *self._drafted], self.read, answers, not self.generation.plain)
 
