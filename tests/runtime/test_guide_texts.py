@@ -17,7 +17,7 @@ PROMPT = "The old house stood"
 REGEXES = [
     "yes|no|perhaps",
     r"[a-z]{1,6}@[a-z]{1,6}\.(com|org)",
-    r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])",
+    "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])",
     r" in the [A-Z][a-z]{2,9}\.",
     r"(?i:the) (old|new) (house|garden) (stood|lay) (here|there)",
     r"#[0-9A-F]{6}",
@@ -25,9 +25,9 @@ REGEXES = [
     r"(a/b|a\\b){2}",
     r'"(\\.|[^"\\\n]){0,9}"',
     r"[äöüß]{2,4}\.",
-    r"\w{1,5}( \w{1,5}){1,3}\n",
+    r"[a-zé]{1,5}( [a-zé]{1,5}){1,3}\n",
     r"日本(語|人){1,3}",
-    r"-?(0|[1-9]\d{0,3})(\.\d{1,2})?",
+    r"-?(0|[1-9][0-9]{0,3})(\.[0-9]{1,2})?",
 ]
 NAME = {"type": "string", "maxLength": 12}
 POINT = {
@@ -59,7 +59,7 @@ SCHEMAS = [
     },
     {
         "type": "array",
-        "prefixItems": [{"const": "é"}, {"type": "integer", "minimum": -5}],
+        "prefixItems": [{"const": "é"}, {"type": "integer", "minimum": -5, "maximum": 99}],
         "items": False,
         "minItems": 2,
     },
@@ -96,9 +96,8 @@ def is_verse(text):
 
 def is_of(schema):
     def judge(text):
-        value = json.loads(text)
-        jsonschema.validate(value, schema, format_checker=jsonschema.FormatChecker())
-        return json.dumps(value, ensure_ascii=False) == text or isinstance(value, float | str | list | dict)
+        jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
+        return True
 
     return judge
 
