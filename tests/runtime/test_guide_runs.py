@@ -2,8 +2,13 @@
 
 import numpy as np
 import pytest
+from fake_slots import FakeSlots, fed
+from fakes import LetterTokenizer
 
 import runtime
+from runtime.engine.scheduler import Scheduler
+from runtime.engine.texts import GeneratedText
+from runtime.text.generation import Generation
 from runtime.text.grammars import check_regex
 from runtime.text.guide import Guides
 from runtime.text.options import Settings
@@ -70,8 +75,58 @@ def test_long_ones_take_several_runs(model, runs):
 def test_the_log_probabilities_are_the_models_own(model):
     (first, *_) = model.complete(PROMPT, regex="[0-9]{3}", logprobs=3).logprobs
     (free,) = model.complete(PROMPT, max_new_tokens=1, logprobs=3).logprobs
-    assert first.top == free.top
+    assert [token for token, _ in first.top] == [token for token, _ in free.top]
+    assert [logprob for _, logprob in first.top] == pytest.approx([logprob for _, logprob in free.top], abs=1e-4)
     assert first.token_id not in [token for token, _ in free.top]
+
+
+class TiedSlots(FakeSlots):
+    """Every answer is so close that another order of its sum could change it."""
+
+    def answer(self, work):
+        answer = super().answer(work)
+        return answer._replace(tied=np.ones_like(answer.tied))
+
+
+class Spelled:
+    """A guide that knows the whole text, and leaves a choice at every fourth id."""
+
+    whole = True
+
+    def __init__(self, ids):
+        self.ids, self.taken = ids, 0
+
+    @property
+    def allowed(self):
+        return np.array([self.ids[self.taken]])
+
+    @property
+    def over(self):
+        return self.taken == len(self.ids)
+
+    def forced(self, most):
+        return self.ids[self.taken : min(self.taken + most, self.taken // 4 * 4 + 4)]
+
+    def take(self, token):
+        assert token == self.ids[self.taken]
+        self.taken += 1
+
+
+@pytest.mark.parametrize("draft", [None, False])
+def test_a_tie_is_no_reason_to_read_forced_ids_again(draft):
+    ids = [1, 2, 3, 0] * 3
+    settings = Settings(max_new_tokens=20, draft=draft)
+    generation = Generation([3, 1], settings, tokenizer=LetterTokenizer(), eos_ids=(), room=20, guide=Spelled(ids))
+    slots, text = TiedSlots(1), GeneratedText(generation)
+    scheduler = Scheduler(slots)
+    scheduler.add(text)
+    while not text.finished:
+        scheduler.step()
+    assert list(text.completion().token_ids) == ids
+    expected = (
+        [[3, 1, 1, 2, 3, 0], [1, 2, 3, 0], [1, 2, 3, 0]] if draft is None else [[3, 1], *([each] for each in ids[:-1])]
+    )
+    assert fed(slots) == expected
 
 
 # masks
