@@ -196,6 +196,7 @@ def test_logits_may_be_fewer_or_more_than_the_tokenizers_ids(guides, vocabulary,
     assert guide.allowed.max() < min(size, known)
     guide.take(int(guide.allowed[-1]))
     assert 0 in guide.allowed
+    assert guide.allowed.max() < min(size, known)
 
 
 def test_the_vocabulary_may_lack_what_a_grammar_needs(guides, vocabulary, refusal):
@@ -204,6 +205,11 @@ def test_the_vocabulary_may_lack_what_a_grammar_needs(guides, vocabulary, refusa
     assert refusal(ValueError, guides(60).begin, beyond, [0]).startswith("regex must allow")
     guide = guides(vocabulary.token_to_id("z")).begin(check_regex("regex", "[ab]z"), [0])
     assert refusal(ValueError, guide.take, vocabulary.token_to_id("a")).startswith("regex leaves no id to go on with")
+    guide = guides().begin(check_regex("regex", "b[#]|bß"), [vocabulary.token_to_id("#")])  # which may not come as text
+    guide.take(vocabulary.token_to_id("b"))
+    assert vocabulary.token_to_id("#") not in guide.allowed
+    ends = guides().begin(check_regex("regex", "[bc]#"), [vocabulary.token_to_id("#")])
+    assert refusal(ValueError, ends.take, vocabulary.token_to_id("b")).startswith("regex leaves no id to go on with")
 
 
 def test_the_mask_comes_after_the_penalty_and_before_the_filters():
