@@ -48,7 +48,7 @@ def check_regex(name: str, value: object) -> Grammar:
     pattern = check_text(name, value)
     check_size(name, pattern)
     if (len(pattern) - len(pattern.rstrip("\\"))) % 2:  # would escape the end that llguidance puts after it
-        raise ValueError(f"{name} must be {allowed}: it ends with a lone backslash, got {shown(pattern)}")
+        raise ValueError(f"{name} must be {allowed}: it ends with a lone backslash, got {quoted(pattern)}")
     return compiled(name, pattern, allowed, "regex")
 
 
@@ -66,7 +66,7 @@ def check_json_schema(name: str, value: object) -> Grammar:
     try:
         schema = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{name} must be a JSON object: {one_line(str(error))}, got {shown(value)}") from None
+        raise ValueError(f"{name} must be a JSON object: {one_line(str(error))}, got {quoted(value)}") from None
     check_size(name, check_text(name, schema))
     return compiled(name, schema, "a JSON schema that llguidance knows", "json_schema")
 
@@ -76,9 +76,9 @@ def parsed(name: str, text: str) -> dict[str, Any]:
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{name} must be a JSON object: {one_line(str(error))}, got {shown(text)}") from None
+        raise ValueError(f"{name} must be a JSON object: {one_line(str(error))}, got {quoted(text)}") from None
     if not isinstance(schema, dict):
-        raise ValueError(f"{name} must be a JSON object, got {shown(text)}")
+        raise ValueError(f"{name} must be a JSON object, got {quoted(text)}")
     return schema
 
 
@@ -101,8 +101,8 @@ def compiled(name: str, source: str, allowed: str, kind: str) -> Grammar:
     """The grammar of a source that llguidance compiles; `kind` is llguidance's name of its syntax."""
     grammar, error = compile_source(kind, source)
     if error:
-        raise ValueError(f"{name} must be {allowed}: {error}, got {shown(source)}")
-    return Grammar(name, grammar, shown(source))
+        raise ValueError(f"{name} must be {allowed}: {error}, got {quoted(source)}")
+    return Grammar(name, grammar, quoted(source))
 
 
 @lru_cache(maxsize=64)  # a list of requests often has one grammar
@@ -151,7 +151,7 @@ def one_line(message: str) -> str:
     return " ".join(message.split())
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """The beginning of a value, for a message."""
     with suppress(RecursionError, ValueError):
         return shortened(repr(value), 80)

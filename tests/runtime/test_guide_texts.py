@@ -5,13 +5,13 @@ import json
 import re
 import threading
 
-import jsonschema
 import pytest
 
 from runtime.model import generate
 from runtime.text.options import check_settings
 
 llguidance = pytest.importorskip("llguidance")
+jsonschema = pytest.importorskip("jsonschema")
 
 PROMPT = "The old house stood"
 REGEXES = [
