@@ -57,7 +57,8 @@ def test_the_runtimes_tests_pass_without_torch(wheel, bundle, tmp_path, chosen):
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
     constraints = ["--constraint", ROOT / "constraints.txt"]
-    run(python, "-m", "pip", "install", "--quiet", *constraints, f"{wheel}[cpu]", "pytest", "hypothesis")
+    needed = (f"{wheel}[cpu,guide]", "pytest", "hypothesis", "jsonschema")
+    run(python, "-m", "pip", "install", "--quiet", *constraints, *needed)
     found = run(python, "-c", f"import importlib.util as u; print([n for n in {ABSENT} if u.find_spec(n)])")
     assert found.strip() == "[]"
     shutil.copytree(ROOT / "tests" / "runtime", tmp_path / "tests" / "runtime")

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from runtime.text.options import GenerationOptions
+
+SOURCES = {"json_schema": re.compile(r"\A\s*\{"), "grammar": re.compile(r"^\s*start\s*:", re.MULTILINE)}  # or files
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -99,6 +102,13 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     add("--draft", action=argparse.BooleanOptionalAction, help="several tokens per run (default: if greedy in fp32)")
     add("--logprobs", type=int, metavar="K", help="log-probabilities of each token and the K likeliest, in JSON")
     add("--prompt-logprobs", type=int, metavar="K", help="the same of the prompt's tokens, in JSON")
+    add("--regex", type=text, metavar="REGEX", help="text that matches this as a whole")
+    add(
+        "--json-schema", type=text, metavar="SCHEMA", help="JSON of this schema, in a file, or here if it begins with {"
+    )
+    add(
+        "--grammar", type=text, metavar="GRAMMAR", help="text of this Lark grammar, in a file, or here if it has start:"
+    )
 
 
 class AddBias(argparse.Action):
@@ -117,4 +127,8 @@ class AddBias(argparse.Action):
 
 def given_generation(options: argparse.Namespace) -> GenerationOptions:
     """The generation options that were given, by name."""
-    return {name: getattr(options, name) for name in GenerationOptions.__annotations__ if name in options}  # type: ignore[return-value]
+    given = {name: getattr(options, name) for name in GenerationOptions.__annotations__ if name in options}
+    for name, written_here in SOURCES.items():
+        if name in given and not written_here.search(given[name]):
+            given[name] = read_utf8(given[name])
+    return given  # type: ignore[return-value]

@@ -13,6 +13,7 @@ from runtime.text.completion import Completion
 from runtime.text.generation import NO_LOGITS, Generation
 
 AHEAD = 16  # tokens that a stream may have before its reader asks for them
+MOST_FORCED = 32  # ids in a run that a grammar forces: each has logits, of 200 kB for GPT-2's vocabulary
 CHUNK = 64  # positions whose logits are held at once: 13 MB for GPT-2's vocabulary
 
 
@@ -97,6 +98,9 @@ class GeneratedText(Text):
     another order, which matters where two ids are almost equally likely. The graph marks those ties; there the text
     after the prompt is run again, one token per run, and that result counts.
 
+    Ids that a grammar forces are a draft that cannot be wrong, from the end of the prompt on. Like those of the prompt
+    they are read together, and no tie is a reason to read them again.
+
     Args:
         drafters: Asked in turn until one has a draft.
         streamed: Whether a reader takes the text piece by piece.
@@ -170,7 +174,8 @@ class GeneratedText(Text):
         unscored = self._unscored
         pending = self.ids[self.read : self.read + (1 if self._replays else min(most, CHUNK) if unscored else most)]
         ends = self.read + len(pending) == len(self.ids)
-        self._drafted = self._draft() if ends and self.generation.token_ids and not self._replays else []
+        self._drafter = None
+        self._drafted = self._draft() if ends and not (self._replays or unscored) else []
         answers = len(pending) if unscored else len(self._drafted) + 1 if ends else 0
         return Work(slot, [*pending, *self._drafted], self.read, answers, bool(unscored) or not self.generation.plain)
 
@@ -181,7 +186,9 @@ class GeneratedText(Text):
 
     def _draft(self) -> list[int]:
         most = self.most_ids - len(self.ids) - 1
-        for drafter in self._drafters if most > 0 else ():
+        if forced := self.generation.forced(min(most, MOST_FORCED)):
+            return forced
+        for drafter in self._drafters if most > 0 and self.generation.token_ids else ():
             if drafted := drafter.draft(self.ids, most):
                 self._drafter = drafter
                 return drafted
@@ -192,7 +199,7 @@ class GeneratedText(Text):
         answer = self._score_prompt(work, answer)
         if not len(answer.next_ids):
             return
-        self._drafts_ran = bool(self._drafts_ran or self._drafted) and not self._replays
+        self._drafts_ran = bool(self._drafts_ran or self._drafter) and not self._replays
         self._replays = False
         accepted = 0
         for most_likely, logits, tied in zip(answer.next_ids.tolist(), answer.logits, answer.tied, strict=True):
@@ -204,7 +211,7 @@ class GeneratedText(Text):
                 break
             accepted += 1
             self.read += 1
-        if self._drafted and self._drafter:
+        if self._drafter:
             self._drafter.judge(len(self._drafted), accepted)
 
     def _score_prompt(self, work: Work, answer: Answer) -> Answer:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from runtime.text.logprobs import TokenLogprob
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "incomplete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,8 @@ class Completion:
     Attributes:
         text: The continuation alone, without the prompt, and without the `<|endoftext|>` or the stop that ended it.
         token_ids: Every generated id, those of an ending `<|endoftext|>` or stop included.
-        finish_reason: `"stop"` if the model or a stop ended it, `"length"` if `max_new_tokens` or the context did.
+        finish_reason: `"stop"` if the model or a stop ended it, `"length"` if `max_new_tokens` or the context did;
+            `"incomplete"` if it ended, for whichever reason, before what its regex, schema or grammar asks for.
         prompt_tokens: Tokens in the prompt.
         logprobs: One for each of `token_ids`, if asked for.
         prompt_logprobs: One for each of the prompt's tokens, if asked for; None for the first, which follows nothing.

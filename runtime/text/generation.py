@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.text.completion import Completion, FinishReason
+from runtime.text.guide import Guide
 from runtime.text.logprobs import TokenLogprob, token_logprob
 from runtime.text.options import Settings
 from runtime.text.processors import bad_word_ids
@@ -25,6 +26,7 @@ class Generation:
         tokenizer: Decodes the ids.
         eos_ids: Ids that end a text, unless the settings ignore them.
         room: Tokens that the context has left, 1 or more.
+        guide: Says which ids may come, if the text follows a grammar; it is this text's alone.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Generation:
         tokenizer: Tokenizer,
         eos_ids: Collection[int],
         room: int,
+        guide: Guide | None = None,
     ) -> None:
         self.prompt_ids = prompt_ids
         self.token_ids: list[int] = []
@@ -43,7 +46,8 @@ class Generation:
         self.draft = settings.draft
         self._eos_ids = ends_of_text(settings, eos_ids)
         self._limit = min(settings.max_new_tokens, room)
-        greedy = not settings.samples and not settings.changes_logits
+        self._guide = guide
+        greedy = not settings.samples and not settings.changes_logits and guide is None
         bad_words = bad_word_ids(settings.bad_words, tokenizer)
         self._sampler = None if greedy else Sampler(settings, prompt_ids, self._eos_ids, bad_words)
         self._logprobs: list[TokenLogprob] | None = None if settings.logprobs is None else []
@@ -79,12 +83,19 @@ class Generation:
         """The most ids that prompt and continuation can have together."""
         return len(self.prompt_ids) + self._limit
 
+    def forced(self, most: int) -> list[int]:
+        """At most `most` ids that come next whatever the logits are; none if drafts are switched off."""
+        return self._guide.forced(most) if self._guide and self.draft is not False else []
+
     def take(self, most_likely: int, logits: NDArray[np.float32]) -> int:
         """Choose the next id, given the most likely one and logits [V], which are not read if this is `plain`."""
-        token = self._sampler.choose(logits) if self._sampler else most_likely
+        allowed = self._guide.allowed if self._guide else None
+        token = self._sampler.choose(logits, allowed) if self._sampler else most_likely
         self.token_ids.append(token)
         if self._logprobs is not None:
             self._logprobs.append(token_logprob(logits, token, self._top))
+        if self._guide:
+            self._guide.take(token)
         if token in self._eos_ids:
             self._finish("stop")
         else:
@@ -107,15 +118,24 @@ class Generation:
     def _show(self, token: int) -> None:
         self.text += self._stops.push(self._decoder.push(token))
         if self._stops.found:
-            self.finish_reason = "stop"
+            self._settle("stop")
+        elif self._guide and self._guide.over:
+            self._finish("stop")
         elif len(self.token_ids) == self._limit:
             self._finish("length")
 
     def _finish(self, reason: FinishReason) -> None:
         """Release the text that was held back, as nothing follows it."""
-        self.text += self._stops.push(self._decoder.flush())
+        if self._guide is None or self._guide.whole:  # else a character whose bytes are not all there fits no grammar
+            self.text += self._stops.push(self._decoder.flush())
         self.text += self._stops.flush()
-        self.finish_reason = "stop" if self._stops.found else reason
+        self._settle("stop" if self._stops.found else reason)
+
+    def _settle(self, reason: FinishReason) -> None:
+        """End for a reason, unless what a grammar asks for is not all there; what is cut before a stop may be whole."""
+        guide = self._guide
+        whole = guide is None or (guide.accepts(self.text) if self._stops.found else guide.whole)
+        self.finish_reason = reason if whole else "incomplete"
 
 
 def ends_of_text(settings: Settings, eos_ids: Collection[int]) -> set[int]:

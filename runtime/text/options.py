@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from runtime.arrays import Floats
 from runtime.checks import check_count, check_flag, check_number, check_text
+from runtime.text.grammars import Grammar, check_alone, check_grammar, check_json_schema, check_regex
 
 MAX_NEW_TOKENS = 64
 MOST_SEED = 2**64 - 1
@@ -45,6 +46,11 @@ class GenerationOptions(TypedDict, total=False):
         tokens stay the same; True: always, and tokens nearly as likely may change places; False: never.
     logprobs: Give each token's log-probability and those of this many most likely ids, from 0 up.
     prompt_logprobs: The same of the prompt's tokens.
+    regex: The text matches this regular expression as a whole, in the syntax of Rust's `regex`, without lookarounds.
+    json_schema: The text is JSON of this schema, a dictionary or a string of JSON.
+    grammar: The text follows this grammar, in llguidance's variant of Lark's syntax. One of these three at most, of 1
+        to 32,768 bytes; they need the extra `guide`. What does not fit is left out after `logits_processor`, and the
+        filters work on the rest.
     """
 
     max_new_tokens: int
@@ -66,6 +72,9 @@ class GenerationOptions(TypedDict, total=False):
     logprobs: int | None
     prompt_logprobs: int | None
     draft: bool | None
+    regex: str | None
+    json_schema: str | dict[str, Any] | None
+    grammar: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +100,14 @@ class Settings:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     draft: bool | None = None
+    regex: Grammar | None = None
+    json_schema: Grammar | None = None
+    grammar: Grammar | None = None
+
+    @property
+    def guided_by(self) -> Grammar | None:
+        """The grammar that the text follows, if any."""
+        return self.regex or self.json_schema or self.grammar
 
     @property
     def samples(self) -> bool:
@@ -124,6 +141,7 @@ def check_together(settings: Settings) -> Settings:
         raise ValueError(f"min_new_tokens must be at most max_new_tokens, {most:,}, got {fewest:,}")
     if fewest and settings.ignore_eos and not settings.eos_token_id:
         raise ValueError("min_new_tokens makes no sense with ignore_eos, as no id ends the text; leave one of them out")
+    check_alone((settings.regex, settings.json_schema, settings.grammar), ignore_eos=settings.ignore_eos)
     return settings
 
 
@@ -201,4 +219,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "logprobs": partial(check_count, least=0),
     "prompt_logprobs": partial(check_count, least=0),
     "draft": check_flag,
+    "regex": check_regex,
+    "json_schema": check_json_schema,
+    "grammar": check_grammar,
 }

@@ -7,6 +7,7 @@ from runtime.checks import check_count
 from runtime.text.beams import Beams, BeamSearch
 from runtime.text.completion import Completion
 from runtime.text.generation import NO_LOGITS, Generation, ends_of_text
+from runtime.text.guide import Guides
 from runtime.text.options import Settings
 from runtime.text.processors import Processors, bad_word_ids
 from runtime.text.tokenizer import Tokenizer
@@ -19,6 +20,7 @@ class Prompting:
         architecture = bundle.manifest.architecture
         self.tokenizer = Tokenizer(bundle.folder / "tokenizer.json")
         self.context, self._vocab_size = architecture.n_positions, architecture.vocab_size
+        self._guides = Guides(self.tokenizer, self._vocab_size)
         self._bos_token_id = bundle.bos_token_id()
         self._eos_ids = bundle.eos_token_ids()
 
@@ -45,7 +47,9 @@ class Prompting:
     def begin(self, prompt_ids: Sequence[int], settings: Settings) -> Generation:
         self._check_vocabulary(settings)
         room = self.context - len(prompt_ids)
-        return Generation(prompt_ids, settings, tokenizer=self.tokenizer, eos_ids=self._eos_ids, room=room)
+        grammar = settings.guided_by
+        guide = self._guides.begin(grammar, ends_of_text(settings, self._eos_ids)) if grammar else None
+        return Generation(prompt_ids, settings, tokenizer=self.tokenizer, eos_ids=self._eos_ids, room=room, guide=guide)
 
     def begin_search(self, prompt_ids: Sequence[int], settings: Settings, beams: Beams) -> BeamSearch:
         self._check_vocabulary(settings)

@@ -1,7 +1,8 @@
 """Sampling: temperature, top-k, top-p, min-p, and a seeded draw.
 
 Order and arithmetic are those of transformers.generation.logits_process (4.57), in float32. Filters drop ids instead of
-giving them a score of minus infinity, so that each works on what the one before it left.
+giving them a score of minus infinity, so that each works on what the one before it left. The first of them is what a
+guide allows, after all processors and before the temperature: so top-k and top-p choose among what may come.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -29,12 +30,13 @@ class Sampler:
         # None takes entropy from the system
         self._random = np.random.PCG64(settings.seed)
 
-    def choose(self, logits: Floats) -> int:
-        """The next id after logits [V]; ValueError if none is left to choose from."""
+    def choose(self, logits: Floats, allowed: Ids | None = None) -> int:
+        """The next id after logits [V], one of `allowed` [K] if given; ValueError if none is left to choose from."""
         scores = self._processors.change(logits) if self._processors else logits
-        if not np.isfinite(scores.max()):
+        if not np.isfinite((scores if allowed is None else scores[allowed]).max()):
             raise ValueError(reason_of_no_choice(logits, scores))
-        token = self._draw(*keep_likely(scores, self._settings)) if self._settings.samples else int(scores.argmax())
+        settings = self._settings
+        token = self._draw(*keep_likely(scores, settings, allowed)) if settings.samples else likeliest(scores, allowed)
         if self._processors:
             self._processors.append(token)
         return token
@@ -48,14 +50,19 @@ class Sampler:
 def reason_of_no_choice(logits: Floats, scores: Floats) -> str:
     if not np.isfinite(logits.max()):
         return f"the model's logits must be finite, got {logits.max()}: are its weights damaged?"
-    if np.isneginf(scores.max()):
-        return "no id is left to choose from: bad_words, min_new_tokens and logits_processor forbid all of them"
-    return f"scores must be finite or minus infinity, got {scores.max()} from logits_processor"
+    if np.isnan(scores.max()) or np.isposinf(scores.max()):
+        return f"scores must be finite or minus infinity, got {scores.max()} from logits_processor"
+    return "no id is left to choose from: what forbids ids leaves none of those that may come"
 
 
-def keep_likely(scores: Floats, settings: Settings) -> tuple[Ids, Floats]:
+def likeliest(scores: Floats, allowed: Ids | None) -> int:
+    """The id of the highest of `scores` [V], or of those of `allowed` [K]."""
+    return int(scores.argmax() if allowed is None else allowed[scores[allowed].argmax()])
+
+
+def keep_likely(scores: Floats, settings: Settings, allowed: Ids | None = None) -> tuple[Ids, Floats]:
     """The ids [K] that may come next, in ascending order, and their scores [K] after the temperature."""
-    ids = np.arange(len(scores))
+    ids, scores = (np.arange(len(scores)), scores) if allowed is None else (allowed, scores[allowed])
     if settings.temperature is not None:
         scores = scores / np.float32(settings.temperature)
     for name, keep in FILTERS.items():

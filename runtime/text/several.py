@@ -13,7 +13,7 @@ from runtime.text.options import GenerationOptions, Settings, check_settings
 
 MOST, MOST_BEAMS = 1024, 64
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
-WITHOUT_BEAMS = (*SAMPLING, "stop", "logprobs", "prompt_logprobs", "draft")
+WITHOUT_BEAMS = (*SAMPLING, "stop", "logprobs", "prompt_logprobs", "draft", "regex", "json_schema", "grammar")
 
 
 class CompleteOptions(GenerationOptions, total=False):

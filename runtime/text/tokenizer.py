@@ -9,6 +9,7 @@ import tokenizers
 
 from runtime.errors import BundleError
 
+END = "\0end\0"  # no tokenizer has it, and no text
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 OTHERS = [byte for byte in range(0x100) if byte not in PRINTABLE]
@@ -28,6 +29,12 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self.start = self.encode("")  # ids that a template in tokenizer.json puts before every text
         self.joins = isinstance(self._tokenizer.decoder, tokenizers.decoders.ByteLevel)
+
+    def with_end(self) -> tuple[str, int]:
+        """What tokenizer.json would say of it with one more special token, and the id of that one."""
+        longer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        longer.add_special_tokens([END])
+        return longer.to_str(), longer.token_to_id(END)
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text).ids

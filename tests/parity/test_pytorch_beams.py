@@ -44,6 +44,15 @@ def full_stop(shipped):
     return token
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """For matrices this small, PyTorch's threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def of_transformers(pair, prompt, eos, **options):
     """(ids of each returned beam up to its end, its score)"""
     ids = torch.tensor([pair.ids(prompt)])

@@ -1,5 +1,6 @@
 """Every pair of options: each works together as it does alone, or is refused by name."""
 
+import re
 from itertools import combinations
 
 import pytest
@@ -12,8 +13,8 @@ COUNT = 12  # tokens
 BANNED, BIASED, END = 11, 12, 13  # ids
 
 
-def forbid_odd(_ids, scores):
-    scores[1::2] -= 1000
+def avoid_odd(_ids, scores):
+    scores[1::2] -= 30
     return scores
 
 
@@ -29,7 +30,7 @@ VALUES = {
     "presence_penalty": 0.5,
     "frequency_penalty": 0.5,
     "bad_words": ["the"],
-    "logits_processor": forbid_odd,
+    "logits_processor": avoid_odd,
     "seed": 3,
     "stop": ["ing"],
     "ignore_eos": True,
@@ -37,6 +38,9 @@ VALUES = {
     "logprobs": 2,
     "prompt_logprobs": 2,
     "draft": True,
+    "regex": "[a-m ]{1,60}",
+    "json_schema": {"type": "array", "items": {"type": "integer"}},
+    "grammar": 'start: ("ab" | "cd")+',
     "n": 2,
     "best_of": 3,
     "num_beams": 3,
@@ -46,6 +50,8 @@ VALUES = {
 }
 SAMPLING = {"temperature", "top_k", "top_p", "min_p", "seed"}
 SEVERAL = {"n", "num_return_sequences", "best_of"}
+GUIDES = {"regex", "json_schema", "grammar"}
+UNSEARCHED = SAMPLING | GUIDES | {"stop", "logprobs", "prompt_logprobs", "draft", "best_of"}
 BEAM_RULES = {"length_penalty", "early_stopping"}
 
 
@@ -57,7 +63,9 @@ def refused(pair):
         return ["n and num_return_sequences"]
     if pair & BEAM_RULES and "num_beams" not in pair:
         return [sorted(pair & BEAM_RULES)[-1], "num_beams"]
-    if "num_beams" in pair and pair & (SAMPLING | {"stop", "logprobs", "prompt_logprobs", "draft", "best_of"}):
+    if pair <= GUIDES or (pair & GUIDES and "ignore_eos" in pair):
+        return list(pair)
+    if "num_beams" in pair and pair & UNSEARCHED:
         return [*(pair - {"num_beams"}), "num_beams"]
     if pair & SEVERAL and not pair & (SAMPLING | {"num_beams"}):
         return ["needs sampling"]
@@ -69,13 +77,16 @@ def holds(completion, names, banned):
     ids = completion.token_ids
     promises = {
         "max_new_tokens": len(ids) <= COUNT,
-        "min_new_tokens": len(ids) >= 3 or ("stop" in names and "ing" not in completion.text),
+        "min_new_tokens": len(ids) >= 3 or bool({"stop", *GUIDES} & names),
         "logit_bias": BIASED not in ids,
         "bad_words": not banned & set(ids),
-        "logits_processor": all(token % 2 == 0 for token in ids),
+        "logits_processor": bool(GUIDES & names) or all(token % 2 == 0 for token in ids),
         "stop": "ing" not in completion.text,
         "ignore_eos": completion.finish_reason == "length" or bool({"stop", "eos_token_id"} & names),
         "eos_token_id": END not in ids[:-1],
+        "regex": re.fullmatch("[a-m ]*", completion.text) is not None,
+        "json_schema": re.fullmatch(r"\[[-0-9, ]*\]?", completion.text) is not None,
+        "grammar": re.fullmatch("(ab|cd)*[ac]?", completion.text) is not None,
         "logprobs": completion.logprobs is not None and {len(entry.top) for entry in completion.logprobs} == {2},
         "prompt_logprobs": completion.prompt_logprobs is not None
         and len(completion.prompt_logprobs) == completion.prompt_tokens,

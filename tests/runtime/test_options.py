@@ -32,6 +32,7 @@ TAKEN = {
     "prompt_logprobs": [0, 1, 20],
     "draft": [True, False],
 }
+GUIDES = ("regex", "json_schema", "grammar")  # test_guide_options.py has what they take and refuse
 BEYOND = {  # and the words of the range
     "max_new_tokens": (["at least 1"], [0, -1, -(10**30)]),
     "temperature": (["0", "1e-06", "1e+06"], [-1e-9, -1, 9.99e-7, 1e-300, 1.1e6, 1e39, INF, -INF, NAN]),
@@ -63,7 +64,7 @@ WRONG = {
     "eos_token_id": [True, 1.0, "1", {1}, [True], ["1"], [[1]]],
     "draft": [0, 1, "True", np.bool_(True), []],
 }
-OFF = [name for name in TAKEN if name not in ("max_new_tokens", "ignore_eos")]
+OFF = [name for name in (*TAKEN, *GUIDES) if name not in ("max_new_tokens", "ignore_eos")]
 
 
 def each(table):
@@ -87,7 +88,7 @@ def calls(model, bundle):
 
 
 def test_the_tables_here_have_every_option():
-    assert set(TAKEN) == set(GenerationOptions.__annotations__)
+    assert {*TAKEN, *GUIDES} == set(GenerationOptions.__annotations__)
     others = {"stop", "ignore_eos", "draft", "logit_bias", "bad_words", "logits_processor"}
     assert set(BEYOND) == set(TAKEN) - others
     assert set(WRONG) == set(TAKEN)
@@ -210,7 +211,7 @@ def test_an_option_that_does_not_exist_is_refused_with_those_that_do(calls, refu
     for call in calls.values():
         message = refusal(TypeError, call, **{name: 1})
         assert repr(name) in message
-        assert all(option in message for option in TAKEN)
+        assert all(option in message for option in (*TAKEN, *GUIDES))
 
 
 def test_an_option_that_does_not_exist_is_refused_even_if_it_is_off(calls, refusal):
