@@ -12,6 +12,7 @@ from fakes import SERVED
 
 import runtime
 from runtime.cli.main import main
+from runtime.graphs.kinds import runs
 
 WEIGHTS = "onnx/model.onnx_data"
 
@@ -227,6 +228,10 @@ def test_verify_as_json_can_be_parsed(cli, bundle_copy, manifest):
     tokens = len(manifest["parity"]["greedy"]["probes"][0]["token_ids"])
     assert done.returncode == 0
     found = json.loads(done.stdout)
+    caches = [graph for graph in found["graphs"] if graph["graph"] == "int8_cache"]
+    found["graphs"] = [graph for graph in found["graphs"] if graph not in caches]
+    assert [graph["precision"] for graph in caches] == (["fp32"] if runs("int8_cache") else [])
+    assert all(0.5 < graph["error"] <= graph["allowed"] == 2 for graph in caches)
     noted = len(manifest["parity"]["likelihoods"]["logprobs"][0])
     layers = sum(map(len, manifest["parity"]["lens"]["logprobs"]))
     expected = [
