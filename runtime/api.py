@@ -74,7 +74,8 @@ def load(
             int4, and with an int8 cache, a text may come out otherwise by that, as nearly equal likelihoods are rounded
             otherwise.
         cache: What keys and values are kept in, on the CPU: `"float32"`, the default, or `"int8"`, which must have been
-            exported: a quarter of the memory, faster where texts are long or many, and nearly the same.
+            exported: a quarter of the memory, faster where many or long texts go on, slower where prompts are read, and
+            nearly the same text.
 
     Raises:
         BundleError: The bundle is missing, damaged, newer than this release, not a bundle, or lacks the precision or
