@@ -84,7 +84,7 @@ def test_json_can_be_read_whatever_standard_output_can_carry(monkeypatch, encodi
     """Where it is no terminal, Windows gives it the code page of the machine."""
     text, stdout = "— 😀 “\ufffd”", io.BytesIO()
     model = SimpleNamespace(complete=lambda *_, **__: runtime.Completion(text, (1,), "length", 1))
-    monkeypatch.setattr("runtime.api.kept_model", lambda *_: model)
+    monkeypatch.setattr("runtime.api.kept_model", lambda *_, **__: model)
     monkeypatch.setattr(sys, "argv", ["gpt2-onnx", "complete", "x", "--json"])
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stdout, encoding=encoding))
     with pytest.raises(SystemExit) as ended:
