@@ -1,13 +1,17 @@
-"""What rounding costs: which method, block and embedding int4 and int8 are made with, and how many bits inputs get.
+"""What rounding costs: how int4 and int8 are made, how many bits inputs get, and the scales of int8 keys and values.
 
     pip install onnx-ir==1.1.0                      # for ONNX Runtime's own quantizers
     python -m benchmarks.quantization weights       # the shipped checkpoint; about ten minutes
+    python -m benchmarks.quantization cache         # three minutes
     python -m benchmarks.quantization inputs
 
 `weights` tells what each method loses on the two held-out books. Every row is a decode graph that is really run, inputs
 rounded to int8 as in serving. ONNX Runtime's quantizers leave embedding and `lm_head` in float32, and so does the row
 of ours that stands beside them. Perplexity decides little, as noise may improve it; the Kullback-Leibler divergence
 from float32's distribution tells how much is lost.
+
+`cache` tells the same of int8 keys and values beside float32 weights, for other scales than the largest size of a
+channel in the model's own texts, divided by 127.
 
 `inputs` tells what seven bits instead of eight would cost for the inputs of int8's prompts, worked out in PyTorch: a
 pair of products of seven and eight bits fits in 16 bits, on any processor. Texts are the model's own; weights are the
@@ -41,8 +45,11 @@ from export.architecture import describe
 from export.bundle.writer import copy_weights
 from export.checkpoint import Checkpoint, find_checkpoint
 from export.graphs.decode import DecodeGraph as DecodeNodes
+from export.graphs.int8_cache import write_int8_cache
 from export.graphs.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.graphs.nodes import write_graph
+from export.graphs.ragged import RaggedGraph as RaggedNodes
+from export.quantization.cache_scales import calibrate_cache
 from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.codes import QuantizedWeights
 from export.quantization.quantize import quantize_checkpoint
@@ -56,6 +63,7 @@ from runtime.text.tokenizer import Tokenizer
 BOOKS = ("The-War-of-the-Worlds_36", "Emma_158")
 TOKENS = 16_000  # of each
 PLAIN_ROUNDING = 1e9  # as damping: nothing is made good
+SHARES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25)  # of what the largest of a channel asks for; less clips the largest
 LENGTH, TEXTS, SEED = 160, 8, 1  # of the texts whose inputs are rounded
 
 
@@ -68,25 +76,37 @@ class FloatEmbedding(BlockLinear):
 
 def main() -> None:
     parser = OneLineParser("python -m benchmarks.quantization", __doc__)
-    weights, inputs = parser.add_studies(
+    weights, cache, inputs = parser.add_studies(
         weights="what each method, block and embedding loses on the two held-out books",
+        cache="what int8 keys and values lose there, by their scales",
         inputs="what seven bits instead of eight would cost for the inputs of int8's prompts",
     )
     weights.set_defaults(study=study_weights)
-    weights.add_json()
+    cache.set_defaults(study=study_cache)
+    for study in (weights, cache):
+        study.add_json()
     inputs.set_defaults(study=study_inputs)
-    for study in (weights, inputs):
+    for study in (weights, cache, inputs):
         study.add_checkpoint(default=NOVELIST)
     options = parser.parse_args()
     options.study(options)
 
 
 def study_weights(options: argparse.Namespace) -> None:
+    compare_all(options, Bench.graphs)
+
+
+def study_cache(options: argparse.Namespace) -> None:
+    compare_all(options, Bench.caches)
+
+
+def compare_all(options: argparse.Namespace, graphs: Callable[["Bench"], Iterator[tuple[str, Path]]]) -> None:
+    """Each graph on each book, one after the other."""
     checkpoint = find_checkpoint(str(options.checkpoint))
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(checkpoint, Path(folder))
         rows: list[dict[str, Any]] = []
-        for name, path in bench.graphs():
+        for name, path in graphs(bench):
             rows.append({"method": name, "books": bench.compare(path)})
             print(rows[-1], file=sys.stderr)
     print_results(options.checkpoint.name, {"rows": rows}, [make_table(rows)], as_json=options.json)
@@ -140,6 +160,19 @@ class Bench:
             )
         yield "int8, GPTQ, a scale an output, embedding int8", self.ours(int8)
         yield "int8, the same, integer products", self.ours(int8, linear=IntegerLinear)
+
+    def caches(self) -> Iterator[tuple[str, Path]]:
+        """Of float32 weights, by scales: a scale of its own for each channel, or one for each head."""
+        ragged, path = self.float32().with_name("ragged.onnx"), self.float32().with_name("cache.onnx")
+        write_graph(RaggedNodes(self.checkpoint.config, FloatLinear()), self.stored, ragged)
+        scales = calibrate_cache(self.checkpoint, self.float32(), lambda _: None).scales
+        for share in SHARES:
+            write_int8_cache(ragged, {name: share * scale for name, scale in scales.items()}, path)
+            yield f"a scale a channel, {share:g} of the largest / 127", path
+        by_head = {name: scale.max(axis=2, keepdims=True) for name, scale in scales.items()}
+        by_head = {name: np.broadcast_to(scale, scales[name].shape) for name, scale in by_head.items()}
+        write_int8_cache(ragged, by_head, path)
+        yield "a scale a head, the largest / 127", path
 
     def ours(self, recipe: Recipe, damping: float = DAMPING, linear: Callable[..., Linear] = BlockLinear) -> Path:
         with patch("export.quantization.quantize.DAMPING", damping):
@@ -208,7 +241,7 @@ def make_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         costs = [f"{book['cost']:+.2%}" for book in row["books"]]
         divergence, same = (np.mean([book[name] for book in row["books"]]) for name in ("divergence", "same"))
-        table.add_row(row["method"], *costs, f"{1000 * divergence:.1f}", f"{same:.1%}")
+        table.add_row(row["method"], *costs, f"{1000 * divergence:.2f}", f"{same:.1%}")
     return table
 
 

@@ -4,6 +4,7 @@
     python -m benchmarks.serving arrivals           # time between tokens while long prompts keep coming
     python -m benchmarks.serving beginnings         # a second prompt with the same beginning
     python -m benchmarks.serving drafts             # batches of texts that repeat themselves
+    python -m benchmarks.serving cache              # int8 keys and values beside float32's
 
 All of a seeded GPT-2 small, unless --checkpoint says otherwise. `benchmarks.peers` has the batches of other runtimes.
 """
@@ -26,25 +27,31 @@ from benchmarks.common.study import OneLineParser, count, ratios, spread, timed
 from benchmarks.common.turns import counted, empty_table, print_results, take_turns
 from benchmarks.peers.contestants import Worker
 from export.parity.greedy import PROMPTS
+from runtime.graphs.work import Slots, Work
 
 ROWS = 8
 LONG = 900  # tokens of the prompts that arrive
 EVERY = 1.0  # seconds between them
+CACHES = ("float32", "int8")
+FILLED = (("16 rows at 900", 16, 900), ("one row at 900", 1, 900), ("16 rows at 100", 16, 100))
+STEPS = 24  # of a turn
 
 
 def main() -> None:
     parser = OneLineParser("python -m benchmarks.serving", __doc__)
-    before, arrivals, beginnings, drafts = parser.add_studies(
+    before, arrivals, beginnings, drafts, cache = parser.add_studies(
         before="tokens a second in several ways, beside the code in another checkout",
         arrivals="time between tokens while long prompts keep coming",
         beginnings="what a second prompt with the same beginning costs",
         drafts="what drafts give batches of texts that repeat themselves",
+        cache="tokens a second with int8 keys and values, beside float32's",
     )
     before.add_argument("folder", type=Path, metavar="DIR", help="a checkout of the code before")
     for study, run in ((before, beside_before), (arrivals, time_arrivals), (beginnings, time_beginnings)):
         study.set_defaults(study=run)
     drafts.set_defaults(study=time_drafts)
-    for study in (before, arrivals, beginnings, drafts):
+    cache.set_defaults(study=time_caches)
+    for study in (before, arrivals, beginnings, drafts, cache):
         study.add_checkpoint()
         study.add_precisions()
         study.add_threads()
@@ -52,7 +59,8 @@ def main() -> None:
         study.add_json()
     arrivals.add_argument("--seconds", type=count, default=15, help="how long prompts arrive (default: 15)")
     options = parser.parse_args()
-    options.bundle = exported(options.checkpoint or seeded_checkpoint("small"), options.precisions)
+    checkpoint, cached = options.checkpoint or seeded_checkpoint("small"), options.study is time_caches
+    options.bundle = exported(checkpoint, options.precisions, cache=cached)
     options.study(options)
 
 
@@ -177,6 +185,54 @@ def batch_speed(model: runtime.Model, *, draft: bool) -> float:
     options: dict[str, Any] = {"max_new_tokens": 128, "ignore_eos": True, "draft": draft}
     seconds, completions = timed(lambda: model.complete(prompts, batch_size=ROWS, **options))
     return sum(len(completion.token_ids) for completion in completions) / seconds
+
+
+def time_caches(options: argparse.Namespace) -> None:
+    """Steps of one id a row, and a whole prompt, by both caches in turns."""
+    table = empty_table("", "float32", "int8", "times as fast")
+    found: dict[str, Any] = {}
+    for precision in options.precisions:
+        sides = {
+            cache: runtime.load(options.bundle, precision=precision, threads=options.threads, cache=cache)
+            for cache in CACHES
+        }
+        for name, rows, past in FILLED:
+            turns = {cache: partial(step_speed, filled(model, rows, past), past) for cache, model in sides.items()}
+            found[f"{precision}, {name}, tokens/s"], _ = take_turns(turns, options.rounds, f"{precision}, {name}")
+        turns = {cache: partial(prompt_speed, model) for cache, model in sides.items()}
+        found[f"{precision}, a prompt of {LONG}, tokens/s"], _ = take_turns(turns, options.rounds, precision)
+    for name, speeds in found.items():
+        gains = ratios(speeds["int8"], speeds["float32"])
+        table.add_row(name, spread(speeds["float32"]), spread(speeds["int8"]), spread(gains))
+    print_results(f"{options.bundle.name}: caches", {"results": found}, [table], as_json=options.json)
+
+
+def filled(model: runtime.Model, rows: int, past: int) -> Slots:
+    """Slots that hold a text each: read once, and copied, as what it says makes no difference."""
+    slots = model.decode_graph.slots(rows)
+    slots.run([Work(0, ids_of(model, past), 0)])
+    for row in range(1, rows):
+        slots.copy(0, row, past)
+    return slots
+
+
+def ids_of(model: runtime.Model, count: int) -> list[int]:
+    return model.encode(text(random.Random(0), count))[:count]
+
+
+def step_speed(slots: Slots, past: int) -> float:
+    """Tokens a second of some steps of every row."""
+
+    def steps() -> None:
+        for step in range(STEPS):
+            slots.run([Work(row, [11], past + step) for row in range(slots.count)])
+
+    return STEPS * slots.count / timed(steps)[0]
+
+
+def prompt_speed(model: runtime.Model) -> float:
+    slots, ids = model.decode_graph.slots(1), ids_of(model, LONG)
+    return LONG / timed(lambda: slots.run([Work(0, ids, 0)]))[0]
 
 
 if __name__ == "__main__":

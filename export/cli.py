@@ -47,6 +47,7 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
         metavar="P,…",
         help="decode graphs to add to float32's: fp16 (for CUDA), int8, int4, comma-separated (default: fp32)",
     )
+    parser.add_argument("--cache", help="int8: also graphs whose keys and values take a quarter of the memory")
     parser.add_argument("--revision", help="a branch, tag or commit of a Hub id")
     parser.add_argument(
         "--adapter",
@@ -80,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
         options.checkpoint,
         output,
         precisions=[precision.strip() for precision in options.precision.split(",")],
+        cache=options.cache,
         revision=options.revision,
         adapter=options.adapter,
         force=options.force,

@@ -13,6 +13,7 @@ from export.bundle.writer import (
     make_manifest,
     record_file,
     without,
+    write_cached_graphs,
     write_graphs,
     write_half_graph,
     write_quantized_graphs,
@@ -24,6 +25,7 @@ from export.parity.refusal import failing_lines, settle
 from export.parity.report import Refusal, Report, make_table
 from export.parity.verify import Quantized, verify_bundle
 from export.progress import Steps
+from export.quantization.cache_scales import calibrate_cache, check_cache
 from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.quantize import check_quantizable, quantize_checkpoint
 from export.quantization.recipe import HALF, check_precisions, find_recipes
@@ -38,6 +40,7 @@ def export_bundle(
     output: str | Path,
     *,
     precisions: str | Collection[str] = "fp32",
+    cache: str | None = None,
     revision: str | None = None,
     adapter: str | None = None,
     force: bool = False,
@@ -50,6 +53,8 @@ def export_bundle(
         output: The bundle's folder. It appears whole, after verification, or not at all.
         precisions: The precisions of decode graphs to add to float32's: any of `"fp16"`, `"int8"` and `"int4"`. One
             that costs too much on this checkpoint is left out of the bundle, and the report's `refused` says why.
+        cache: `"int8"` adds graphs with int8 keys and values in each of float32, int8 and int4, for
+            `runtime.load(…, cache="int8")`. They are left out in the same way if they cost over 0.1 % of perplexity.
         revision: A branch, tag or commit of a Hub id.
         adapter: A folder or a Hub id with an adapter of this checkpoint to merge, LoRA or one of its relatives; needs
             peft. One in the checkpoint's own folder is merged without being named.
@@ -57,7 +62,8 @@ def export_bundle(
         steps: Where progress is shown; standard error by default.
 
     Returns:
-        The parity report, as in the manifest. Check `refused`: the precisions that were left out.
+        The parity report, as in the manifest. Check `refused`: the precisions that were left out, and `"int8_cache"` if
+        int8 keys and values were.
 
     Raises:
         ExportError: The checkpoint or the output cannot be used.
@@ -67,9 +73,9 @@ def export_bundle(
         >>> export_bundle("models/novelist", "models/novelist-onnx")  # doctest: +SKIP
     """
     steps, output = steps or Steps(), Path(output).expanduser()
-    asked = check_precisions(precisions)
+    asked, caching = check_precisions(precisions), check_cache(cache)
     check_name(checkpoint)
-    recipes, before = find_recipes(asked), precisions_at(output)
+    recipes, before = find_recipes(asked), names_at(output)
     refused: list[Refusal] = []
     with staged(output, force=force, say=steps.say) as folder:
         with steps.step("Finding and checking the checkpoint"):
@@ -97,6 +103,11 @@ def export_bundle(
                 quantized_weights = quantize_checkpoint(source, texts[:CALIBRATION], recipe, progress)
                 graphs += write_quantized_graphs(source, recipe, quantized_weights, folder)
                 quantized.append(Quantized(recipe, quantized_weights, texts[CALIBRATION:]))
+        scales = None
+        if caching:
+            with steps.step("Calibrating int8 keys and values") as progress:
+                scales = calibrate_cache(source, folder / DECODE.path, progress)
+                graphs += write_cached_graphs(graphs, scales.scales, folder)
         with steps.step("Hashing the files"):
             manifest = make_manifest(source, parameters, graphs, folder)
             manifest.write(folder)
@@ -107,6 +118,7 @@ def export_bundle(
                 progress,
                 quantized,
                 None if texts is None else texts[CALIBRATION:],
+                scales,
             )
         kept = settle(replace(report, refused=(*refused, *report.refused)), before)
         if not kept.passed:
@@ -123,10 +135,10 @@ def export_bundle(
     return report
 
 
-def precisions_at(output: Path) -> set[str]:
-    """The precisions of the bundle at `output`, if there is one."""
+def names_at(output: Path) -> set[str]:
+    """The precisions and the kinds of graphs of the bundle at `output`, if there is one."""
     with suppress(BundleError):
-        return {graph.precision for graph in read_manifest(output).graphs}
+        return {name for graph in read_manifest(output).graphs for name in (graph.precision, graph.kind)}
     return set()
 
 

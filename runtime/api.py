@@ -10,6 +10,7 @@ from runtime.bundle.bundle import Bundle, open_bundle, weights_verified
 from runtime.bundle.same_files import check_untouched, names_read
 from runtime.checks import (
     check_arena_extend_strategy,
+    check_cache,
     check_device,
     check_draft_precision,
     check_flag,
@@ -28,7 +29,7 @@ MODEL_VARIABLE = "GPT2_ONNX_MODEL"
 DEFAULT_MODEL = "models/gpt2"
 ON_CUDA = ("fp16", "fp32")  # the precisions that CUDA serves
 Folder = str | os.PathLike[str] | None
-_loaded: dict[tuple[object, ...], dict[str | None, Model]] = {}  # by folder and device, then precision; None: default
+_loaded: dict[tuple[object, ...], dict[str | None, Model]] = {}  # by folder and options, then precision; None: default
 _lock = threading.Lock()
 logger = logging.getLogger("runtime")
 
@@ -46,6 +47,7 @@ def load(
     cuda_graph: bool = True,
     slots: int | None = None,
     prefix_cache: bool = True,
+    cache: str | None = None,
 ) -> Model:
     """Load a bundle.
 
@@ -66,15 +68,21 @@ def load(
             `"kSameAsRequested"`, which takes less memory and allocates more often.
         cuda_graph: Capture the steps of greedy decoding as CUDA graphs, where ONNX Runtime can.
         slots: The most texts at once, 1 to 1,024; others wait. Each takes memory for its keys and values as it grows,
-            2 * n_layer * n_embd * 4 bytes a token (74 kB for GPT-2 small). By default as many as fill half of the
-            memory that is left, if all of them fill the context.
+            2 * n_layer * n_embd * 4 bytes a token (74 kB for GPT-2 small), a quarter of that with an int8 cache. By
+            default as many as fill half of the memory that is left, if all of them fill the context.
         prefix_cache: Whether a text reads only what no text before it with the same beginning has read. In int8 and
-            int4 a text may come out otherwise by that, as nearly equal likelihoods are rounded otherwise.
+            int4, and with an int8 cache, a text may come out otherwise by that, as nearly equal likelihoods are rounded
+            otherwise.
+        cache: What keys and values are kept in, on the CPU: `"float32"`, the default, or `"int8"`, which must have been
+            exported: a quarter of the memory, faster where many or long texts go on, slower where prompts are read, and
+            nearly the same text.
 
     Raises:
-        BundleError: The bundle is missing, damaged, newer than this release, not a bundle, or lacks the precision.
+        BundleError: The bundle is missing, damaged, newer than this release, not a bundle, or lacks the precision or
+            the int8 cache.
         MemoryError: The card has no room for the model, or the machine none for so many slots.
-        RuntimeError: CUDA was asked for and does not run here; the message names the cause and the fix.
+        RuntimeError: CUDA was asked for and does not run here, or ONNX Runtime is too old for an int8 cache; the
+            message names the cause and the fix.
         ValueError: An option out of its range.
 
     Example:
@@ -87,24 +95,30 @@ def load(
         arena_extend_strategy=check_arena_extend_strategy(arena_extend_strategy),
         cuda_graph=check_flag("cuda_graph", cuda_graph),
     )
-    placement, why = choose(device, asked, precision, draft)
-    draft = check_served(precision or "fp32", draft, placement)
+    cache = check_cache(cache, precision or "fp32")
+    placement, why = choose(device, asked, precision, draft, cache)
+    draft = check_served(precision or "fp32", draft, cache, placement)
     bundle = open_bundle(find_model(path), verify=verify)
     precision = precision or default_precision(bundle, placement)
     loading = Loading(
-        bundle, precision, placement, threads, draft, verify, slots, check_flag("prefix_cache", prefix_cache)
+        bundle, precision, placement, threads, draft, verify, slots, check_flag("prefix_cache", prefix_cache), cache
     )
     with weights_verified(bundle, loading.precisions if verify else ()):
         model = Model(loading, loading.make())
     check_untouched(bundle, names_read(bundle, loading.precisions))
-    logger.info("%s runs in %s on %s%s", bundle.folder, precision, placement, why)
+    kept = " with an int8 cache" if cache == "int8" else ""
+    logger.info("%s runs in %s%s on %s%s", bundle.folder, precision, kept, placement, why)
     return model
 
 
-def choose(device: str, asked: Placement, precision: str | None, draft: str | None) -> tuple[Placement, str]:
+def choose(
+    device: str, asked: Placement, precision: str | None, draft: str | None, cache: str
+) -> tuple[Placement, str]:
     """Choose where to run, and say why; "auto" is the CPU for what only the CPU has."""
-    if device == "auto" and (draft is not None or precision not in (None, *ON_CUDA)):
-        return asked, f", the only device with {'drafts' if draft else precision}"
+    alone = {"drafts": draft is not None, "an int8 cache": cache == "int8"}
+    alone[str(precision)] = precision not in (None, *ON_CUDA)
+    if device == "auto" and any(alone.values()):
+        return asked, f", the only device with {next(name for name, wanted in alone.items() if wanted)}"
     return find_placement(device, asked)
 
 
@@ -113,13 +127,15 @@ def default_precision(bundle: Bundle, placement: Placement) -> str:
     return "fp16" if placement.device == "cuda" and bundle.manifest.has_graph("decode", "fp16") else "fp32"
 
 
-def check_served(precision: str, draft: str | None, placement: Placement) -> str | None:
-    """`draft`; ValueError unless the device has graphs for both precisions."""
+def check_served(precision: str, draft: str | None, cache: str, placement: Placement) -> str | None:
+    """`draft`; ValueError unless the device has graphs for both precisions, and for the cache."""
     if placement.device == "cuda":
         if precision not in ON_CUDA:
             raise ValueError(f"precision must be {' or '.join(map(repr, ON_CUDA))} on CUDA, got {precision!r}")
         if draft is not None:
             raise ValueError(f"draft must be None on CUDA, got {draft!r}")
+        if cache != "float32":
+            raise ValueError(f"cache must be None or 'float32' on CUDA, got {cache!r}")
     return check_draft_precision(draft, precision)
 
 
@@ -135,6 +151,7 @@ def complete(
     model: Folder = None,
     precision: str | None = None,
     device: str = "auto",
+    cache: str | None = None,
     batch_size: int = BATCH_SIZE,
     n: None = None,
     **options: Unpack[CompleteOptions],
@@ -146,6 +163,7 @@ def complete(
     model: Folder = None,
     precision: str | None = None,
     device: str = "auto",
+    cache: str | None = None,
     batch_size: int = BATCH_SIZE,
     n: None = None,
     **options: Unpack[CompleteOptions],
@@ -157,6 +175,7 @@ def complete(
     model: Folder = None,
     precision: str | None = None,
     device: str = "auto",
+    cache: str | None = None,
     batch_size: int = BATCH_SIZE,
     n: int,
     **options: Unpack[CompleteOptions],
@@ -168,6 +187,7 @@ def complete(
     model: Folder = None,
     precision: str | None = None,
     device: str = "auto",
+    cache: str | None = None,
     batch_size: int = BATCH_SIZE,
     n: int,
     **options: Unpack[CompleteOptions],
@@ -178,6 +198,7 @@ def complete(
     model: Folder = None,
     precision: str | None = None,
     device: str = "auto",
+    cache: str | None = None,
     batch_size: int = BATCH_SIZE,
     n: int | None = None,
     **options: Unpack[CompleteOptions],
@@ -189,6 +210,7 @@ def complete(
         model: A bundle's folder; else `GPT2_ONNX_MODEL`, else `models/gpt2` under the current folder.
         precision: `"fp32"`, `"fp16"`, `"int8"` or `"int4"`, as in `load`.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`, as in `load`.
+        cache: `"float32"` or `"int8"`, as in `load`.
         batch_size: How many prompts of a list run at once, 1 to 1,024.
         n: How many completions of each prompt, as in `Model.complete`.
         options: See `CompleteOptions` and `GenerationOptions`.
@@ -207,7 +229,8 @@ def complete(
         32
     """
     check_several(n, options)  # before a model is loaded for nothing
-    return kept_model(find_model(model), precision, device).complete(prompt, batch_size=batch_size, n=n, **options)
+    kept = kept_model(find_model(model), precision, device, cache=cache)
+    return kept.complete(prompt, batch_size=batch_size, n=n, **options)
 
 
 def in_child() -> None:
@@ -220,17 +243,20 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=in_child)
 
 
-def kept_model(path: Path, precision: str | None, device: str, gpu_mem_limit: int | None = None) -> Model:
+def kept_model(
+    path: Path, precision: str | None, device: str, gpu_mem_limit: int | None = None, *, cache: str | None = None
+) -> Model:
     folder = os.path.realpath(os.path.expanduser(path))  # noqa: PTH111  (pathlib's raises where there is no such user)
-    key = folder, check_device(device), gpu_mem_limit
     precision = check_precision(precision)
+    cache = check_cache(cache, precision or "fp32")
+    key = folder, check_device(device), gpu_mem_limit, cache
     with _lock:
         kept = _loaded.setdefault(key, {})
         forget_replaced(kept)
         if precision is None and "fp32" in kept and kept["fp32"].device == "cpu":
             precision = "fp32"  # the default on the CPU
         if precision not in kept:
-            model = load(path, precision=precision, device=device, gpu_mem_limit=gpu_mem_limit)
+            model = load(path, precision=precision, device=device, gpu_mem_limit=gpu_mem_limit, cache=cache)
             kept[precision] = kept[model.precision] = model
         return kept[precision]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 DRAFTS = ("int8", "int4")
+CACHES = ("float32", "int8")
 DEVICE = re.compile(r"(auto|cpu)|cuda(?::(\d{1,4}))?")
 ARENA_EXTEND_STRATEGIES = ("kNextPowerOfTwo", "kSameAsRequested")
 MAX_THREADS = 1024
@@ -69,6 +70,15 @@ def check_precision(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value in PRECISIONS):
         return value
     raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {value!r}")
+
+
+def check_cache(value: object, precision: str) -> str:
+    """The type of keys and values, by default float32; int8 is only served beside the CPU's precisions."""
+    if value is not None and not (isinstance(value, str) and value in CACHES):
+        raise ValueError(f"cache must be None or one of {', '.join(map(repr, CACHES))}, got {value!r}")
+    if value == "int8" and precision == "fp16":
+        raise ValueError("cache must be None or 'float32' where the precision is 'fp16', got 'int8'")
+    return "float32" if value is None else str(value)
 
 
 def check_draft_precision(value: object, precision: str) -> str | None:

@@ -70,7 +70,9 @@ def bundle(request: pytest.FixtureRequest) -> Path:
 
     checkpoint = str(ROOT / "models" / "novelist")
     make_once = request.getfixturevalue("make_once")  # it needs filelock, which is not where there is no torch
-    return make_once("novelist", lambda folder: export_bundle(checkpoint, folder, precisions=("fp32", "fp16")))
+    return make_once(
+        "novelist", lambda folder: export_bundle(checkpoint, folder, precisions=("fp32", "fp16"), cache="int8")
+    )
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +81,9 @@ def precise_bundle(make_once: Callable[..., Path]) -> Path:
     from export.pipeline import export_bundle
 
     checkpoint, precisions = str(ROOT / "models" / "novelist"), ("fp32", "fp16", "int8", "int4")
-    return make_once("novelist-precise", lambda folder: export_bundle(checkpoint, folder, precisions=precisions))
+    return make_once(
+        "novelist-precise", lambda folder: export_bundle(checkpoint, folder, precisions=precisions, cache="int8")
+    )
 
 
 @pytest.fixture(scope="session")

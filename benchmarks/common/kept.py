@@ -126,12 +126,17 @@ def kept_checkpoint(size: str) -> Kept:
     return Kept(WORK / f"gpt2-{size}-seeded", digest((), SCRIPT, str(SIZES[size])))
 
 
-def exported(checkpoint: Path, precisions: Sequence[str] = ("fp32",)) -> Path:
-    """The checkpoint's bundle, exported again where it was made by other sources or lacks a precision."""
+def exported(checkpoint: Path, precisions: Sequence[str] = ("fp32",), *, cache: bool = False) -> Path:
+    """The checkpoint's bundle, exported again where it was made by other sources or lacks a precision.
+
+    Args:
+        cache: Whether it is to have int8 keys and values in each.
+    """
     kept = kept_bundle(checkpoint)
-    if lacking(kept, precisions):
+    if lacking(kept, precisions) or (cache and not {*precisions} <= precisions_of(kept, "int8_cache")):
         wanted = [one for one in PRECISIONS if one in {"fp32", *precisions, *precisions_of(kept)}]
         command = [sys.executable, "-m", "export", str(checkpoint.resolve()), "--output", str(kept.folder), "--force"]
+        command += ["--cache", "int8"] if cache or precisions_of(kept, "int8_cache") else []
         with kept.making():
             if subprocess.run([*command, "--precision", ",".join(wanted)], stdout=sys.stderr, cwd=ROOT).returncode:
                 sys.exit(f"the export of {checkpoint} failed")
@@ -152,9 +157,9 @@ def lacking(kept: Kept, precisions: Sequence[str]) -> bool:
     return not kept.is_made() or not {*precisions} <= precisions_of(kept)
 
 
-def precisions_of(kept: Kept) -> set[str]:
-    """Those of a bundle that is kept, which other studies may want."""
+def precisions_of(kept: Kept, kind: str = "decode") -> set[str]:
+    """Those in which a bundle that is kept has a kind of graph, which other studies may want."""
     if not kept.is_made():
         return set()
     manifest = json.loads((kept.folder / "manifest.json").read_text())
-    return {graph["precision"] for graph in manifest["graphs"]}
+    return {graph["precision"] for graph in manifest["graphs"] if graph["kind"] == kind}

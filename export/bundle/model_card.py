@@ -4,7 +4,7 @@ from pathlib import Path
 
 from export.graphs.shortlist import FILE
 from export.parity.report import Report, make_markdown
-from runtime.bundle.manifest import Manifest
+from runtime.bundle.manifest import Kind, Manifest
 
 CARD = """---
 library_name: onnxruntime
@@ -49,6 +49,7 @@ is compared with the worst single position). Cases: {cases}.
 Made with {made_with}.
 """
 RAGGED_ROW = "| ragged decode graph | `onnx/ragged.onnx`: the same for any number of new ids in each slot at once |\n"
+CACHED_ROW = '| `cache="int8"` | `onnx/int8_cache.onnx`: the same with int8 keys and values |\n'
 SHORTLIST_ROW = f"| the decode graph's own | `onnx/{FILE}`: finds the next token without all of `lm_head` |\n"
 
 
@@ -60,7 +61,7 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
         adapter=f" with the adapter {manifest.adapter.id} merged into it" if manifest.adapter else "",
         architecture=manifest.architecture,
         cases=", ".join(dict.fromkeys(row.case for row in report.rows)),
-        ragged=RAGGED_ROW if manifest.has_graph("ragged", "fp32") else "",
+        ragged=ragged_rows(manifest),
         shortlist=SHORTLIST_ROW if f"onnx/{FILE}" in manifest.files else "",
         precisions=precision_rows(manifest),
         table=make_markdown(report),
@@ -70,6 +71,12 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
     card = folder / "README.md"
     card.write_text(text, encoding="utf-8")
     return card
+
+
+def ragged_rows(manifest: Manifest) -> str:
+    """The ragged graph, and the one of float32 with int8 keys and values."""
+    rows: dict[Kind, str] = {"ragged": RAGGED_ROW, "int8_cache": CACHED_ROW}
+    return "".join(row for kind, row in rows.items() if manifest.has_graph(kind, "fp32"))
 
 
 def precision_rows(manifest: Manifest) -> str:

@@ -18,13 +18,14 @@ from export.checkpoint import Checkpoint
 from export.errors import ParityError
 from export.graphs.decode import DecodeGraph
 from export.graphs.device import Float32Graph, HalfGraph
+from export.graphs.int8_cache import write_int8_cache
 from export.graphs.lens import LensGraph
 from export.graphs.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.graphs.nodes import write_graph
 from export.graphs.ragged import RaggedGraph
 from export.graphs.reference import build_reference_graph
 from export.graphs.shortlist import FILE, find_shortlist
-from export.quantization.codes import QuantizedWeights
+from export.quantization.codes import QuantizedWeights, Scales
 from export.quantization.recipe import Recipe
 from export.weights import StoredTensor, write_quantized, write_weights
 from runtime.bundle.bundle import file_sha256
@@ -105,6 +106,17 @@ def write_quantized_graphs(
     return graphs
 
 
+def write_cached_graphs(graphs: Iterable[Graph], scales: Scales, folder: Path) -> list[Graph]:
+    """Write each ragged graph again with int8 keys and values, on the same weights."""
+    written = []
+    for graph in graphs:
+        if graph.kind == "ragged":
+            path = graph.path.replace("ragged", "int8_cache")
+            write_int8_cache(folder / graph.path, scales, folder / path)
+            written.append(Graph(path, "int8_cache", graph.precision))
+    return written
+
+
 def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
     """Write config.json, generation_config.json, tokenizer files and genai_config.json."""
     write_json(folder / "config.json", config_content(checkpoint))
@@ -141,13 +153,14 @@ def make_manifest(checkpoint: Checkpoint, parameters: int, graphs: Iterable[Grap
     return Manifest(source, architecture, tuple(graphs), record_files(folder), versions(), adapter=adapter)
 
 
-def without(manifest: Manifest, precision: str, folder: Path) -> Manifest:
-    """Remove a precision's graphs and weights from `folder`, and return the manifest without them."""
-    gone = {name for name in manifest.files if name.partition(".")[0].endswith(f"_{precision}")}
+def without(manifest: Manifest, refused: str, folder: Path) -> Manifest:
+    """Remove the graphs and weights of a precision, or of a kind, from `folder`; return the manifest without them."""
+    graphs = tuple(graph for graph in manifest.graphs if refused not in (graph.precision, graph.kind))
+    gone = {graph.path for graph in manifest.graphs if graph not in graphs}
+    gone |= {name for name in manifest.files if name.endswith(f"_{refused}.onnx_data")}
     for name in gone:
         (folder / name).unlink()
     files = {name: record for name, record in manifest.files.items() if name not in gone}
-    graphs = tuple(graph for graph in manifest.graphs if graph.precision != precision)
     return replace(manifest, files=files, graphs=graphs)
 
 

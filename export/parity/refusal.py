@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from export.parity.report import FACTOR, FLOOR, Refusal, Report, Row
+from export.parity.report import FACTOR, FLOOR, INT8_CACHE, Refusal, Report, Row
 from export.quantization.recipe import HALF, PRECISIONS
 
 FULL = PRECISIONS[0]
@@ -23,20 +23,23 @@ def settle(report: Report, before: Collection[str] = ()) -> Report:
     refused = [*report.refused, *find_refusals(report)]
     refused = [replace(refusal, replaced=refusal.precision in before) for refusal in refused]
     names = {refusal.precision for refusal in refused}
+    cached = INT8_CACHE not in names
     return replace(
         report,
-        rows=tuple(row for row in report.rows if row.precision not in names),
+        rows=tuple(row for row in report.rows if names.isdisjoint((row.precision, row.refuses))),
         qualities=tuple(quality for quality in report.qualities if quality.precision not in names),
         rounded=tuple(standard for standard in report.rounded if standard.precision not in names),
+        caches=tuple(cache for cache in report.caches if cached and cache.weights not in names),
+        rounded_caches=tuple(one for one in report.rounded_caches if cached and one.precision not in names),
         largest_activation=None if HALF in names else report.largest_activation,
         refused=tuple(refused),
     )
 
 
 def find_refusals(report: Report) -> Iterator[Refusal]:
-    """A refusal for each precision except float32 that failed in any way."""
+    """A refusal for each precision except float32 that failed in any way, and for an int8 cache that did."""
     known = {refusal.precision for refusal in report.refused}
-    for precision in PRECISIONS:
+    for precision in (*PRECISIONS, INT8_CACHE):
         if precision != FULL and precision not in known and (reasons := list(find_reasons(report, precision))):
             yield Refusal(precision, reasons[0])
 
@@ -48,7 +51,9 @@ def find_reasons(report: Report, precision: str) -> Iterator[str]:
             yield quality.problem
     if precision == HALF and not report.in_range:
         yield report.range_line()
-    failed = [row for row in report.rows if row.precision == precision and not row.passed]
+    if precision == INT8_CACHE:
+        yield from (cache.problem for cache in report.caches if not cache.passed)
+    failed = [row for row in report.rows if row.refuses == precision and not row.passed]
     if failed:
         yield describe(max(failed, key=lambda row: row.share))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from export.parity.greedy import Difference, as_pytorch_has_them
 from export.parity.half import LARGEST, MOST_SHARE
+from export.parity.int8_cache import CacheQuality
 from export.parity.precision import Quality
 from runtime.bundle.manifest import Continuation, Likelihoods
 from runtime.proof.rounded import RoundedStandard
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 FACTOR = 2.0
 FLOOR = 1e-6
+INT8_CACHE = "int8_cache"  # int8 keys and values, among what was refused
 UNPROVEN = (
     "CUDA: unproven so far; all this was computed by the CPU provider, which keeps float32 between float16 nodes. "
     "On a machine with a card: python -m runtime verify --model DIR --device cuda"
@@ -50,6 +52,12 @@ class Row:
         return (*self.graph.split(), "fp32")[1]
 
     @property
+    def refuses(self) -> str:
+        """What is left out of the bundle if this fails: the precision, or INT8_CACHE for "int8_cache int8 rounded"."""
+        kind = self.graph.split()[0]
+        return kind if kind == INT8_CACHE else self.precision
+
+    @property
     def family(self) -> str:
         """`present.*.key` for `present.7.key`."""
         return ".".join("*" if part.isdigit() else part for part in self.tensor.split("."))
@@ -57,7 +65,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A precision that was asked for and left out, and why; `replaced` if a bundle that had it was replaced."""
+    """What was asked for and left out, and why; `replaced` if a bundle that had it was replaced.
+
+    `precision` is a precision, or INT8_CACHE.
+    """
 
     precision: str
     reason: str
@@ -69,6 +80,7 @@ class Report:
     """The verdict on a bundle. `differences` are from single prompts, `together` from the same prompts in a batch.
 
     `refused` are the precisions that were asked for and failed; everything else is about those that the bundle has.
+    `caches` and `rounded_caches` are about int8 keys and values: one of each precision that has them.
     """
 
     rows: tuple[Row, ...]
@@ -79,6 +91,8 @@ class Report:
     likelihoods: Likelihoods | None = None
     lens: Likelihoods | None = None
     rounded: tuple[RoundedStandard, ...] = ()
+    caches: tuple[CacheQuality, ...] = ()
+    rounded_caches: tuple[RoundedStandard, ...] = ()
     refused: tuple[Refusal, ...] = ()
     largest_activation: float | None = None
 
@@ -89,11 +103,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        verdicts: Sequence[Row | Difference | Quality] = (
+        verdicts: Sequence[Row | Difference | Quality | CacheQuality] = (
             *self.rows,
             *self.differences,
             *self.together,
             *self.qualities,
+            *self.caches,
         )
         return self.in_range and all(verdict.passed for verdict in verdicts)
 
@@ -131,6 +146,10 @@ class Report:
             "likelihoods": None if self.likelihoods is None else asdict(self.likelihoods),
             "lens": None if self.lens is None else asdict(self.lens),
             "rounded": [asdict(standard) for standard in self.rounded],
+            INT8_CACHE: {
+                "qualities": [quality.as_manifest() for quality in self.caches],
+                "rounded": [asdict(standard) for standard in self.rounded_caches],
+            },
             "refused": [asdict(refusal) for refusal in self.refused],
             "proofs": [],
         }
@@ -142,6 +161,7 @@ class Report:
     def lines(self) -> list[str]:
         """What the table does not show: greedy tokens, and what each precision costs."""
         lines = [self.greedy_line(), *(quality.line() for quality in self.qualities)]
+        lines += [cache.line() for cache in self.caches]
         if self.largest_activation is not None:
             verdict = "pass" if self.in_range else "FAIL"
             lines.append(f"fp16: {self.range_line()}: {verdict}")

@@ -1,6 +1,7 @@
 """Makes the standards by which served int8 and int4 graphs are proved without PyTorch (`runtime.proof.rounded`)."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from export.parity.report import FLOOR, Row
-from export.parity.rounding import LEAST, rounded_inputs
-from export.quantization.codes import QuantizedWeights
+from export.parity.rounding import LEAST, rounded_cache, rounded_inputs
+from export.quantization.codes import QuantizedWeights, Scales
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import Kind
 from runtime.graphs.work import MANY
@@ -17,6 +18,7 @@ from runtime.proof.rounded import LAST, RoundedStandard, centred, errors
 from runtime.proof.sketch import sketch
 
 LENGTH = MANY + 32  # tokens, if the context has as many
+Tensors = dict[str, Any]
 
 
 def measure_rounding(
@@ -33,8 +35,45 @@ def measure_rounding(
     noise = {}
     for kind in kinds:
         with rounded_inputs(model, weights, integer="prefill" in kind):
-            rounded = read(model, ids)
-        noise[kind] = {name: error_of(rounded[name], true) for name, true in truth.items()}
+            noise[kind] = errors_of(read(model, ids), truth)
+    return make_standard(precision, ids, truth, noise)
+
+
+def measure_cache_rounding(
+    model: GPT2LMHeadModel,
+    weights: QuantizedWeights | None,
+    token_ids: Sequence[int],
+    scales: Scales,
+    *,
+    precision: str,
+) -> RoundedStandard:
+    """The same for int8 keys and values, which are in units of their scales, as the cache holds them.
+
+    PyTorch's error is that with keys and values rounded, beside the inputs of products if there are `weights`. Float32
+    noise is no unit: a key near the middle between two codes becomes the one or the other by its last bits.
+    """
+    ids = list(token_ids[:LENGTH])
+    truth = in_steps(read(model, ids), scales)
+    with ExitStack() as rounding:
+        if weights:
+            rounding.enter_context(rounded_inputs(model, weights, integer=False))
+        rounding.enter_context(rounded_cache(model, scales))
+        noise = errors_of(in_steps(read(model, ids), scales), truth)
+    return make_standard(precision, ids, truth, {"int8_cache": noise})
+
+
+def in_steps(tensors: Tensors, scales: Scales) -> Tensors:
+    """Keys and values in units of their scales."""
+    return {name: tensor / scales[name] if name in scales else tensor for name, tensor in tensors.items()}
+
+
+def errors_of(rounded: Tensors, truth: Tensors) -> dict[str, float]:
+    return {name: error_of(rounded[name], true) for name, true in truth.items()}
+
+
+def make_standard(
+    precision: str, ids: list[int], truth: Tensors, noise: dict[Kind, dict[str, float]]
+) -> RoundedStandard:
     return RoundedStandard(precision, ids, {name: sketch(true) for name, true in truth.items()}, noise)
 
 
@@ -45,10 +84,10 @@ def error_of(rounded: Any, truth: Any) -> float:
 
 
 @torch.no_grad()
-def read(model: GPT2LMHeadModel, token_ids: Sequence[int]) -> dict[str, Any]:
+def read(model: GPT2LMHeadModel, token_ids: Sequence[int]) -> Tensors:
     """Keys, values, and the last logits minus their mean, under the names of `read_text`."""
     result = model(torch.tensor([list(token_ids)]), use_cache=True)
-    found: dict[str, Any] = {}
+    found: Tensors = {}
     for number, layer in enumerate(result.past_key_values.layers):
         found[f"present.{number}.key"], found[f"present.{number}.value"] = layer.keys.numpy(), layer.values.numpy()
     return {**found, "logits": centred(result.logits[0, -LAST:].numpy())}

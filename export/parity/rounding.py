@@ -1,17 +1,19 @@
-"""Rounds the inputs of matrix products to int8 in PyTorch, to measure the error that int8 and int4 graphs may have.
+"""Rounds to int8 in PyTorch what graphs round, to measure the error that they may have.
 
-The arithmetic is that of the graphs: `MatMulNBits` rounds blocks of a row around zero, each scaled by its largest;
-integer products round whole rows, and the activation function's outputs from their least to their largest.
+The arithmetic is that of the graphs. Of int8 and int4, they are the inputs of matrix products: `MatMulNBits` rounds
+blocks of a row around zero, each scaled by its largest; integer products round whole rows, and the activation
+function's outputs from their least to their largest. Of an int8 cache, they are keys and values, by fixed scales.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
 from export.architecture import LM_HEAD, WTE
-from export.quantization.codes import QuantizedMatrix, QuantizedWeights
+from export.quantization.codes import QuantizedMatrix, QuantizedWeights, Scales
 
 Rounding = Callable[[Tensor], Tensor]
 LEAST = 1e-30  # a step is never zero
@@ -26,6 +28,31 @@ def rounded_inputs(model: GPT2LMHeadModel, weights: QuantizedWeights, *, integer
             module = model.get_submodule(name)
             hooks.callback(module.register_forward_pre_hook(as_hook(rounding)).remove)
         yield
+
+
+@contextmanager
+def rounded_cache(model: GPT2LMHeadModel, scales: Scales) -> Iterator[None]:
+    """Round the keys and values of every layer of `model`, those of the ids that are read too."""
+    with ExitStack() as hooks:
+        for layer, block in enumerate(model.transformer.h):
+            found = [scales[f"present.{layer}.{part}"] for part in ("key", "value")]
+            steps = [torch.from_numpy(scale).reshape(-1) for scale in found]  # [C] each
+            hooks.callback(block.attn.c_attn.register_forward_hook(rounding_hook(*steps)).remove)
+        yield
+
+
+def rounding_hook(key_step: Tensor, value_step: Tensor) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    def hook(_: nn.Module, __: object, packed: Tensor) -> Tensor:
+        query, key, value = packed.chunk(3, dim=-1)
+        return torch.cat([query, to_codes(key, key_step), to_codes(value, value_step)], dim=-1)
+
+    return hook
+
+
+def to_codes(rows: Tensor, step: Tensor) -> Tensor:
+    """Round rows [..., C] to int8's codes of steps [C]."""
+    step = step.to(rows.dtype)
+    return (rows / step).round().clamp(-128, 127) * step
 
 
 def multiplied(weights: QuantizedWeights) -> dict[str, QuantizedMatrix]:

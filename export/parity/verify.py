@@ -20,6 +20,7 @@ from export.parity.greedy import (
     judge_suspect,
 )
 from export.parity.half import MOST_COST, half_noise, largest_activation
+from export.parity.int8_cache import CacheQuality, judge_cache, likeliest
 from export.parity.lens import judge_lens
 from export.parity.likelihoods import as_truth, judge_likelihoods
 from export.parity.memory import give_back
@@ -34,9 +35,10 @@ from export.parity.outputs import (
     worst_position_error,
 )
 from export.parity.precision import Quality, exact_graph, judge_quality, with_weights
-from export.parity.report import Refusal, Report, Row
-from export.parity.rounded import judge_rounded, measure_rounding
+from export.parity.report import INT8_CACHE, Refusal, Report, Row
+from export.parity.rounded import judge_rounded, measure_cache_rounding, measure_rounding
 from export.progress import Progress
+from export.quantization.cache_scales import CacheScales
 from export.quantization.codes import QuantizedWeights
 from export.quantization.recipe import HALF, Recipe
 from runtime.bundle.bundle import Bundle
@@ -74,8 +76,9 @@ class Quantized:
     texts: NDArray[np.int64]
 
     def kinds(self, bundle: Bundle) -> list[Kind]:
-        """The kinds of its graphs."""
-        return [graph.kind for graph in bundle.manifest.graphs if graph.precision == self.recipe.precision]
+        """The kinds of its graphs, without the one for an int8 cache, which is judged apart."""
+        found = [graph.kind for graph in bundle.manifest.graphs if graph.precision == self.recipe.precision]
+        return [kind for kind in found if kind != INT8_CACHE]
 
 
 def verify_bundle(
@@ -84,11 +87,13 @@ def verify_bundle(
     progress: Progress,
     quantized: Sequence[Quantized] = (),
     texts: Texts | None = None,
+    cache: CacheScales | None = None,
 ) -> Report:
     """Judge every output tensor and the greedy tokens of `bundle` against its checkpoint in PyTorch.
 
     Args:
         texts: [B, S], texts to judge float16 by, if the bundle has it.
+        cache: The scales of int8 keys and values, if the bundle has them.
     """
     architecture = bundle.manifest.architecture
     tokenizer = Tokenizer(bundle.folder / "tokenizer.json")
@@ -135,6 +140,14 @@ def verify_bundle(
             rows += found
             qualities.append(quality)
             rounded.append(standard)
+    caches: list[tuple[list[Row], CacheQuality, RoundedStandard]] = []
+    if cache:
+        begin(progress, "int8 keys and values")
+        judged = {quality.precision for quality in qualities}
+        caches = judge_caches(
+            bundle, checkpoint, [part for part in quantized if part.recipe.precision in judged], cache
+        )
+        rows += [row for found, _, _ in caches for row in found]
     begin(progress, "greedy tokens in PyTorch")
     differences = judge_greedy(checkpoint, continuations)
     probes = as_pytorch_has_them(continuations, differences)
@@ -148,6 +161,8 @@ def verify_bundle(
         likelihoods=likelihoods,
         lens=lens,
         rounded=tuple(rounded),
+        caches=tuple(quality for _, quality, _ in caches),
+        rounded_caches=tuple(standard for _, _, standard in caches),
         refused=tuple(refused),
         largest_activation=max(halves, default=None),
     )
@@ -213,6 +228,24 @@ def judge_part(bundle: Bundle, checkpoint: Checkpoint, part: Quantized) -> Quali
         most_cost=part.recipe.most_cost,
         integer="prefill" in part.kinds(bundle) and part.texts.shape[1] >= MANY,
     )
+
+
+def judge_caches(
+    bundle: Bundle, checkpoint: Checkpoint, quantized: Sequence[Quantized], cache: CacheScales
+) -> list[tuple[list[Row], CacheQuality, RoundedStandard]]:
+    """Judge int8 keys and values in float32 and in other precisions."""
+    expected, found = likeliest(checkpoint.load_model(), cache.texts), []
+    weights: dict[str, QuantizedWeights | None] = {"fp32": None}
+    for precision, each in (weights | {part.recipe.precision: part.weights for part in quantized}).items():
+        model = checkpoint.load_model()
+        model = as_truth(with_weights(model, each) if each else model)
+        standard = measure_cache_rounding(model, each, cache.texts[0].tolist(), cache.scales, precision=precision)
+        del model
+        give_back()
+        rows = list(judge_rounded(bundle, standard))
+        found.append((rows, judge_cache(bundle, precision, cache.texts, expected), standard))
+        give_back()
+    return found
 
 
 def judge_half(

@@ -10,7 +10,7 @@ from export.architecture import describe, start_id
 from export.checkpoint import Checkpoint
 from export.progress import Progress
 from runtime.graphs.decode import DecodeGraph
-from runtime.graphs.work import Work
+from runtime.graphs.work import Slots, Work
 from runtime.text.options import Settings
 from runtime.text.sampling import Sampler
 
@@ -23,20 +23,17 @@ def own_texts(checkpoint: Checkpoint, path: Path, progress: Progress) -> NDArray
     """Texts [TEXTS, S] from the checkpoint's decode graph at `path`."""
     config = checkpoint.config
     architecture = describe(config, parameters=1)
-    session = DecodeGraph(path, architecture)
+    slots = DecodeGraph(path, architecture).slots(TEXTS)
     length = min(LONGEST, config.n_positions)
-    return sample_texts(session, start_id(config), length, lambda done: progress(f"{done} of {length} tokens"))
+    return sample_texts(slots, start_id(config), length, lambda done: progress(f"{done} of {length} tokens"))
 
 
-def sample_texts(
-    session: DecodeGraph, start_id: int, length: int, progress: Callable[[int], object]
-) -> NDArray[np.int64]:
-    """Texts [TEXTS, length], each drawn from the model's own distribution after `start_id`, always the same ones.
+def sample_texts(slots: Slots, start_id: int, length: int, progress: Callable[[int], object]) -> NDArray[np.int64]:
+    """A text in each of B empty slots: [B, length], drawn from the model's own distribution after `start_id`.
 
-    `progress` is called repeatedly with the number of tokens in each text.
+    They are always the same ones. `progress` is called repeatedly with the number of tokens in each text.
     """
-    slots = session.slots(TEXTS)
-    samplers = [Sampler(Settings(temperature=1.0, seed=seed), ()) for seed in range(TEXTS)]
+    samplers = [Sampler(Settings(temperature=1.0, seed=seed), ()) for seed in range(slots.count)]
     texts = [[start_id] for _ in samplers]
     while True:
         works = [Work(slot, text[-1:], len(text) - 1, logits=True) for slot, text in enumerate(texts)]

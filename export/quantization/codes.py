@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 LEAST_BLOCK, MOST_BLOCK = 16, 128  # the kernels' limits
+Scales = dict[str, NDArray[np.float32]]  # [n_head, 1, head_size] of keys and values, by a decode graph's output names
 SHRINK = torch.linspace(0.7, 1.1, 33)  # factors tried for each scale, relative to the one that just covers the block
 
 

@@ -17,7 +17,7 @@ from runtime.errors import BundleError, command
 from runtime.files import Mark, check_name, find_mark
 
 WEIGHTS_SUFFIX = ".onnx_data"
-GENERATING = {"decode", "prefill", "ragged", "ragged_prefill"}  # the kinds of graphs that generate
+GENERATING = {"decode", "prefill", "ragged", "ragged_prefill", "int8_cache"}  # the kinds of graphs that generate
 
 
 @dataclass(frozen=True, slots=True)

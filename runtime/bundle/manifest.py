@@ -12,7 +12,7 @@ from runtime.errors import BundleError
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
 PARTS = {"source": dict, "architecture": dict, "graphs": list, "files": dict, "made_with": dict, "parity": dict}
-Kind = Literal["reference", "decode", "prefill", "ragged", "ragged_prefill", "decode_cuda", "lens"]
+Kind = Literal["reference", "decode", "prefill", "ragged", "ragged_prefill", "int8_cache", "decode_cuda", "lens"]
 T = TypeVar("T")
 
 
@@ -50,7 +50,11 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """One ONNX file. "prefill" is a decode graph for many tokens at once, "decode_cuda" the one for CUDA in float32."""
+    """One ONNX file.
+
+    "prefill" is a decode graph for many tokens at once, "decode_cuda" the one for CUDA in float32, "int8_cache" a
+    ragged one whose keys and values are int8.
+    """
 
     path: str
     kind: Kind

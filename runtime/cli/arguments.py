@@ -34,6 +34,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     """Add the flags that a model is loaded with."""
     add_model(parser)
     parser.add_argument("--precision", help="fp32, fp16, int8 or int4 (default: fp32; on CUDA fp16 if exported)")
+    parser.add_argument("--cache", help="keys and values: float32, or int8 on the CPU if exported (default: float32)")
     add_device(parser)
 
 

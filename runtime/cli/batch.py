@@ -44,7 +44,9 @@ def run(options: argparse.Namespace) -> int:
     check_settings(wanted)
     check_paths(options.file, options.output)
     with open_input(options.file) as lines:
-        model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
+        model = kept_model(
+            find_model(options.model), options.precision, options.device, options.gpu_mem_limit, cache=options.cache
+        )
         total = count_lines(options.file)
         jobs = read_jobs(lines, model.prompting, Defaults(identity(model), wanted))
         with closing(BatchOutput(options.output)) as output:
@@ -60,9 +62,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def identity(model: Any) -> str:
-    """What determines a model's output: its weights and precision."""
-    weights: str = model.bundle.manifest.source.weights_sha256
-    return weights if model.precision == "fp32" else f"{weights} {model.precision}"
+    """What determines a model's output: its weights, its precision, and what its keys and values are kept in."""
+    precision = [] if model.precision == "fp32" else [model.precision]
+    cache = ["int8 cache"] if model.loading.cache == "int8" else []
+    return " ".join([model.bundle.manifest.source.weights_sha256, *precision, *cache])
 
 
 def write(job: Any, output: Any, tally: Any, bar: Bar) -> None:

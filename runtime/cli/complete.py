@@ -30,7 +30,9 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"{flag} are printed only as JSON; add --json")
     check_settings(wanted)
     prompt = read_prompt(options.prompt)
-    model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
+    model = kept_model(
+        find_model(options.model), options.precision, options.device, options.gpu_mem_limit, cache=options.cache
+    )
     if options.json:
         print(json.dumps(model.complete(prompt, **wanted).as_dict()))
     else:

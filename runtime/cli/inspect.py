@@ -44,7 +44,9 @@ def run(options: argparse.Namespace) -> int:
 
     check(options)
     looked_at = read_prompt(options.text)
-    model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
+    model = kept_model(
+        find_model(options.model), options.precision, options.device, options.gpu_mem_limit, cache=options.cache
+    )
     check_sizes(options, model.bundle.manifest.architecture)
     look = Look(model, looked_at, options)
     if options.output:

@@ -29,7 +29,9 @@ def run(options: argparse.Namespace) -> int:
     from runtime.api import find_model, kept_model
 
     text = read_utf8(options.file)
-    model = kept_model(find_model(options.model), options.precision, options.device, options.gpu_mem_limit)
+    model = kept_model(
+        find_model(options.model), options.precision, options.device, options.gpu_mem_limit, cache=options.cache
+    )
     started = time.perf_counter()
     with progress_bar("scoring", "token", len(model.encode(text)) - 1) as bar:
         score = model.score(text, stride=options.stride, progress=bar.update)

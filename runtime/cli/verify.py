@@ -17,7 +17,8 @@ def add_to(commands: Any) -> None:
         "verify",
         help="check a bundle",
         description="Check every file of a bundle, then replay the greedy tokens that PyTorch gave when it was made. "
-        "On the CPU, also compare the graphs of int8 and int4, prefill included, with PyTorch's numbers. "
+        "On the CPU, also compare the graphs of int8 and int4, prefill included, and those with int8 keys and values "
+        "with PyTorch's numbers. "
         "On CUDA, add the proof to the manifest.",
     )
     add_model(parser)
@@ -69,6 +70,7 @@ def made_here(bundle: Any, placement: Any) -> Iterator[Any]:
             yield prove(bundle, precision, placement)
     for precision in rounded_precisions(bundle):
         yield from made_of_rounded(bundle, precision, placement)
+    yield from made_of_int8_cache(bundle, placement)
     for kind, prove_more in (("reference", prove_reference), ("lens", prove_lens)):
         if proof := prove_more(bundle, placement):
             yield proof
@@ -95,6 +97,17 @@ def made_of_rounded(bundle: Any, precision: str, placement: Any) -> Iterator[Any
         reason = "PyTorch's numbers for it are not in this bundle; a new export has them"
         words = f"python -m export CHECKPOINT --precision {precision} --output DIR"
         report(f"  {precision}: NOT PROVED, as {reason}: {words}")
+
+
+def made_of_int8_cache(bundle: Any, placement: Any) -> Iterator[Any]:
+    """A proof of each graph with int8 keys and values, which only the CPU serves, if the bundle has them."""
+    from runtime.proof.rounded import prove_int8_cache
+
+    precisions = [graph.precision for graph in bundle.manifest.graphs if graph.kind == "int8_cache"]
+    proofs = [proof for each in precisions if placement.device == "cpu" for proof in prove_int8_cache(bundle, each)]
+    yield from proofs
+    if len(proofs) < len(precisions):
+        report("  int8_cache: NOT PROVED, as only the CPU serves it, with ONNX Runtime 1.32 or newer")
 
 
 def wrong_products(bundle: Any, placement: Any) -> list[str]:

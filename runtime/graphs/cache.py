@@ -7,15 +7,15 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from runtime.arrays import Floats
 from runtime.bundle.manifest import Architecture
 
 GIVE_BACK = getattr(mmap, "MADV_DONTNEED", None)
 
 
 class KeyValueCache:
-    """Keys and values [rows, n_head, n_positions, head_size] of each layer.
+    """Keys and values [rows, n_head, n_positions, head_size] of each layer, in float32 or as int8 codes.
 
     Nothing after a row's length is ever read, so nothing needs clearing. Memory is touched, and thus taken, only as far
     as a row has grown: malloc's arenas would keep what threads free, so the arrays have pages of their own.
@@ -24,17 +24,17 @@ class KeyValueCache:
         written: [rows], tokens that each row may hold, which `PaddedRuns` keeps.
     """
 
-    def __init__(self, architecture: Architecture, rows: int) -> None:
+    def __init__(self, architecture: Architecture, rows: int, *, kind: str = "float32") -> None:
         self.architecture = architecture
         self.rows = rows
         self.written = np.zeros(rows, np.int64)
         shape = (rows, architecture.n_head, architecture.n_positions, architecture.head_size)
         count = len(architecture.cache_names("present"))
-        self._row_bytes = 4 * math.prod(shape[1:])
+        self._row_bytes = np.dtype(kind).itemsize * math.prod(shape[1:])
         self._memory = private_memory(count * rows * self._row_bytes)
-        self.arrays: list[Floats] = list(np.frombuffer(self._memory, np.float32).reshape(count, *shape))
+        self.arrays: list[NDArray[Any]] = list(np.frombuffer(self._memory, kind).reshape(count, *shape))
 
-    def row(self, row: int, length: int) -> dict[str, Floats]:
+    def row(self, row: int, length: int) -> dict[str, NDArray[Any]]:
         """A row's keys and values [1, n_head, length, head_size] by their names as outputs; views, not copies."""
         names = self.architecture.cache_names("present")
         return {name: array[row : row + 1, :, :length] for name, array in zip(names, self.arrays, strict=True)}
@@ -70,6 +70,6 @@ def unreserved() -> int:
     return getattr(mmap, "MAP_NORESERVE", 0x4000 if generic else 0)
 
 
-def slot_bytes(architecture: Architecture) -> int:
-    """Of a text that fills the context, in float32."""
-    return 4 * 2 * architecture.n_layer * architecture.n_embd * architecture.n_positions
+def slot_bytes(architecture: Architecture, kind: str = "float32") -> int:
+    """Of a text that fills the context."""
+    return np.dtype(kind).itemsize * 2 * architecture.n_layer * architecture.n_embd * architecture.n_positions

@@ -13,6 +13,7 @@ from runtime.bundle.same_files import same_files
 from runtime.checks import MAX_SLOTS
 from runtime.errors import BundleError
 from runtime.graphs.cache import KeyValueCache, slot_bytes
+from runtime.graphs.chunks import ChunkedRuns
 from runtime.graphs.device.runs import DeviceRuns
 from runtime.graphs.device.slots import DeviceSlots
 from runtime.graphs.kinds import decode_path, prefill_path
@@ -64,7 +65,7 @@ class DecodeGraph:
         if self._device:
             return DeviceSlots(self._device, self.architecture, count)
         try:
-            cache = KeyValueCache(self.architecture, count)
+            cache = KeyValueCache(self.architecture, count, kind=cache_kind(self._session))
         except (OSError, OverflowError) as error:
             raise MemoryError(f"no room for the keys and values of {count:,} texts; choose fewer slots") from error
         prefill = partial(self._prefill.over, cache) if self._prefill else None
@@ -75,7 +76,7 @@ class DecodeGraph:
 
         MemoryError if the machine could not hold those that were asked for.
         """
-        memory, each = None if self._device else available_memory(), slot_bytes(self.architecture)
+        memory, each = None if self._device else available_memory(), self._slot_bytes
         most = MAX_SLOTS if memory is None else max(1, memory // each)
         if asked is None:
             return min(max(1, most // 2), MAX_SLOTS) if memory is not None else most
@@ -85,6 +86,10 @@ class DecodeGraph:
                 f"{(memory or 0) / 1e9:,.1f} GB are left, got {asked:,}"
             )
         return asked
+
+    @property
+    def _slot_bytes(self) -> int:
+        return slot_bytes(self.architecture, cache_kind(self._session))
 
     @contextmanager
     def sequence(self, tokens: int | None = None) -> Iterator[DecodeState]:
@@ -112,7 +117,9 @@ class Prefill:
 
 
 def runs_over(session: Any, cache: KeyValueCache) -> Runs:
-    """Ragged runs where the graph has them."""
+    """Ragged runs where the graph has them, in chunks where its keys and values are int8."""
+    if cache_kind(session) == "int8":
+        return ChunkedRuns(RaggedRuns(session, cache))
     if is_ragged(session):
         return RaggedRuns(session, cache)
     return PaddedRuns(PaddedGraph(session, cache), cache.written, cache.architecture.n_positions)
@@ -122,10 +129,17 @@ def is_ragged(session: Any) -> bool:
     return any(value.name == "query_seqlens" for value in session.get_inputs())
 
 
+def cache_kind(session: Any) -> str:
+    """The type of a decode graph's keys and values in host memory."""
+    types = {value.name: value.type for value in session.get_inputs()}
+    return "int8" if types.get("past_key_values.0.key") == "tensor(int8)" else "float32"
+
+
 def open_decode_graph(
     bundle: Bundle,
     *,
     precision: str = "fp32",
+    cache: str = "float32",
     placement: Placement = CPU,
     threads: int | None = None,
     own: bool = False,
@@ -133,15 +147,16 @@ def open_decode_graph(
     """Open a bundle's decode graph, and its prefill graph where there is one, in a precision that it has.
 
     Args:
+        cache: The type of its keys and values, "float32" or "int8".
         own: Whether to protect the loaded weights from later writes into their files, where the system allows it.
     """
     placement = placement.as_on_device() if precision in ON_DEVICE else placement
     return DecodeGraph(
-        decode_path(bundle, precision, placement),
+        decode_path(bundle, precision, placement, cache),
         bundle.manifest.architecture,
         placement=placement,
         threads=threads,
-        prefill_path=prefill_path(bundle, precision, placement),
+        prefill_path=prefill_path(bundle, precision, placement, cache),
         around=partial(opened_whole, bundle, own=own and placement.device == "cpu"),
     )
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
-from runtime.arrays import Floats
+from numpy.typing import NDArray
+
 from runtime.graphs.cache import KeyValueCache
 from runtime.graphs.work import MANY, Answer, Work, run_parts
 
@@ -69,6 +70,6 @@ class HostSlots:
     def give_back(self, slot: int) -> None:
         self._cache.give_back(slot)
 
-    def cache(self, slot: int, length: int) -> dict[str, Floats]:
+    def cache(self, slot: int, length: int) -> dict[str, NDArray[Any]]:
         """Views, not copies."""
         return self._cache.row(slot, length)

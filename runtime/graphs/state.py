@@ -1,6 +1,9 @@
 """DecodeState: one text in one slot, driven by hand."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from runtime.arrays import Floats
 from runtime.graphs.work import Answer, Slots, Work
@@ -45,6 +48,6 @@ class DecodeState:
         """Forget everything after the first `length` tokens."""
         self.length = min(self.length, length)
 
-    def cache(self) -> dict[str, Floats]:
-        """Keys and values [1, n_head, length, head_size] by their names as outputs."""
+    def cache(self) -> dict[str, NDArray[Any]]:
+        """Keys and values [1, n_head, length, head_size], or their codes, by their names as outputs."""
         return self.slots.cache(self.slot, self.length)

@@ -16,7 +16,7 @@ from runtime.ort.placement import Placement
 from runtime.text.prompts import Prompting
 
 DRAFT_THREADS = 1  # those of another session spin for a while after its runs, in the way of the next one's
-EXACT = {"fp32"}  # MatMulNBits rounds the inputs of one id otherwise than those of several
+EXACT = {"fp32"}  # MatMulNBits rounds the inputs of one id otherwise than those of several; so may an int8 cache
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Loading:
     verify: bool = False
     slots: int | None = None
     prefix_cache: bool = True
+    cache: str = "float32"
 
     @property
     def precisions(self) -> list[str]:
@@ -52,14 +53,14 @@ class Loading:
         open_graph = partial(open_decode_graph, self.bundle, placement=self.placement, own=self.verify)
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
             reading = beside.submit(Prompting, self.bundle)
-            decode_graph = open_graph(precision=self.precision, threads=self.threads)
+            decode_graph = open_graph(precision=self.precision, cache=self.cache, threads=self.threads)
         prompting = reading.result()
         drafts = open_graph(precision=self.draft, threads=DRAFT_THREADS) if self.draft else None
         hashed = not self.verify or self.precision == "fp32"
         inspector = Inspector(
             self.bundle, prompting, placement=self.placement, threads=self.threads, hash_weights=not hashed
         )
-        exact = self.precision in EXACT and not self.placement.on_device
+        exact = self.precision in EXACT and self.cache == "float32" and not self.placement.on_device
         loop = Loop(Scheduler(make_slots(decode_graph, self.slots), prefix_cache=self.prefix_cache))
         return Parts(prompting, decode_graph, loop, Drafting(exact=exact, drafter=drafts), inspector)
 

@@ -1,12 +1,13 @@
-"""Proves the int8 and int4 graphs on this processor: they match PyTorch up to rounding inputs to int8.
+"""Proves the graphs that round to int8 on this processor: they match PyTorch up to that rounding.
 
-The truth is PyTorch's float64 with dequantized weights; the unit of error is how far rounding inputs takes PyTorch from
-it. A few log-probabilities would scatter too much: where sums saturate, the shipped checkpoint's logits are 2.4 times
-as far off as by rounding, but its keys and values 3 to 6 times; where sums are right, all are 0.99 to 1.02 times as far
-off. Sketches of them are right to within an eighth, so a bound of twice, as for float32, separates the two.
+The graphs of int8 and int4 round the inputs of products, those with an int8 cache keys and values, whose codes are
+compared. The truth is PyTorch's float64 with dequantized weights; the unit of error is how far rounding takes PyTorch
+from it. A few log-probabilities would scatter too much: where sums saturate, the shipped checkpoint's logits are 2.4
+times as far off as by rounding, but its keys and values 3 to 6 times; where sums are right, all are 0.99 to 1.02 times
+as far off. Sketches of them are right to within an eighth, so a bound of twice, as for float32, separates the two.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,9 @@ class RoundedStandard:
 
     Attributes:
         token_ids: The text.
-        sketches: Sketches of keys and values by output name, and of the last logits, centred at each position.
-        pytorch_errors: By kind of graph, each tensor's absolute error in PyTorch when inputs are rounded.
+        sketches: Sketches of keys and values by output name, in units of their scales where those are int8, and of the
+            last logits, centred at each position.
+        pytorch_errors: By kind of graph, each tensor's absolute error in PyTorch when it rounds as the graph does.
     """
 
     precision: str
@@ -71,7 +73,17 @@ class RoundedProof:
 
 def prove_rounded(bundle: Bundle, precision: str) -> Iterator[RoundedProof]:
     """A proof of each graph of a precision, on the CPU; none for older bundles, which do not record the numbers."""
-    for standard in read_standards(bundle.manifest):
+    return prove_by(bundle, precision, read_standards(bundle.manifest))
+
+
+def prove_int8_cache(bundle: Bundle, precision: str) -> Iterator[RoundedProof]:
+    """A proof of a precision's graph with int8 keys and values; none if ONNX Runtime is too old to run it."""
+    recorded = bundle.manifest.parity.get("int8_cache", {})
+    return prove_by(bundle, precision, parse_all(bundle.manifest, recorded, "parity.int8_cache"))
+
+
+def prove_by(bundle: Bundle, precision: str, standards: Sequence[RoundedStandard]) -> Iterator[RoundedProof]:
+    for standard in standards:
         if standard.precision == precision:
             for kind, noise in standard.pytorch_errors.items():
                 if not runs(kind):
@@ -107,10 +119,15 @@ def centred(logits: Any) -> Any:
 
 def read_standards(manifest: Manifest) -> list[RoundedStandard]:
     """The standards in a manifest; empty for older bundles, which do not record them."""
+    return parse_all(manifest, manifest.parity, "parity.rounded")
+
+
+def parse_all(manifest: Manifest, recorded: Any, name: str) -> list[RoundedStandard]:
+    """The standards under "rounded" in what was recorded under a name."""
     try:
-        return [parse(manifest, content) for content in manifest.parity.get("rounded", [])]
+        return [parse(manifest, content) for content in recorded.get("rounded", [])]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"parity.rounded of {NAME} is damaged ({error!r}); export the bundle again") from None
+        raise BundleError(f"{name} of {NAME} is damaged ({error!r}); export the bundle again") from None
 
 
 def parse(manifest: Manifest, content: Mapping[str, Any]) -> RoundedStandard:

@@ -24,6 +24,7 @@ FILES = {
     "onnx/decode_cuda.onnx",
     "onnx/decode_fp16.onnx",
     "onnx/decode_fp16.onnx_data",
+    "onnx/int8_cache.onnx",
     "onnx/lens.onnx",
     "onnx/model.onnx",
     "onnx/model.onnx_data",

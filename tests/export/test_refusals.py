@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 
 import runtime
+from export.errors import ExportError
+from export.parity.int8_cache import CacheQuality
 from export.parity.precision import Quality
 from export.parity.refusal import failing_lines, refusal_line, settle
 from export.parity.report import Refusal, Report, Row
@@ -19,6 +21,8 @@ from runtime.proof.rounded import RoundedStandard
 INT8 = Quality("int8", float32=20.0, at_once=20.1, token_by_token=20.1, agreement=1.0, rounding=0.012, most_cost=0.01)
 INT4 = replace(INT8, precision="int4", at_once=20.9, most_cost=0.1)
 FP16 = replace(INT8, precision="fp16", at_once=20.0, token_by_token=20.0, most_cost=0.002)
+CACHE = CacheQuality("fp32", 4088, (20.0, 20.0), (20.0, 20.01), agreement=0.99, rounding=0.007)
+CACHES = (CACHE, replace(CACHE, weights="int8"), replace(CACHE, weights="int4"))
 ROWS = tuple(
     Row(graph, "logits", "one token", 1e-7, 1e-7)
     for graph in ("reference", "decode", "decode fp16", "decode int8", "prefill int8 rounded", "decode int4 rounded")
@@ -143,6 +147,64 @@ def test_whoever_watches_sees_every_failure():
     assert row.endswith(": FAIL")
 
 
+# int8 keys and values
+
+
+def with_caches(report=GOOD, caches=CACHES, rows=()):
+    """The report of a bundle with an int8 cache beside each precision."""
+    names = ("fp32", "int8", "int4")
+    own = tuple(Row(f"int8_cache {name} rounded", "logits", "160 tokens", 1e-3, 1e-3) for name in names)
+    standards = tuple(RoundedStandard(name, [1, 2], {}, {}) for name in names)
+    return replace(report, rows=(*report.rows, *own, *rows), caches=caches, rounded_caches=standards)
+
+
+def test_an_int8_cache_that_is_well_stays():
+    assert settle(with_caches()) == with_caches()
+    assert with_caches().passed
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        (
+            with_caches(caches=(CACHE, replace(CACHE, weights="int8", at_once=(20.0, 20.08)))),
+            "perplexity +0.22% over the float32 cache's 20.00 in int8 (at most +0.1%)",
+        ),
+        (
+            with_caches(caches=(replace(CACHE, token_by_token=(20.0, math.nan)),)),
+            "perplexity +nan% over the float32 cache's 20.00 in fp32 (at most +0.1%)",
+        ),
+        (
+            with_caches(rows=(Row("int8_cache int4 rounded", "present.1.key", "160 tokens", 0.01, 1e-3),)),
+            "the int8_cache int4 rounded graph's present.1.key is off by 1.0e-02 over 160 tokens (at most 2.0e-03)",
+        ),
+    ],
+)
+def test_an_int8_cache_that_fails_is_left_out_alone(report, reason):
+    kept = settle(report)
+    assert kept.refused == (Refusal("int8_cache", reason),)
+    assert kept.passed
+    assert kept == replace(GOOD, refused=kept.refused)
+    assert refusal_line(kept, "here") == (
+        f"int8_cache was left out: {reason}; the bundle at here has fp32, fp16, int8 and int4"
+    )
+
+
+def test_a_precision_that_is_left_out_takes_its_int8_cache_along():
+    kept = settle(with_caches(with_quality(at_once=20.38)))
+    assert [refusal.precision for refusal in kept.refused] == ["int8"]
+    assert [cache.weights for cache in kept.caches] == ["fp32", "int4"]
+    assert [standard.precision for standard in kept.rounded_caches] == ["fp32", "int4"]
+    assert not any("int8 " in row.graph for row in kept.rows if row.graph.startswith("int8_cache"))
+
+
+@pytest.mark.parametrize("cache", ["int4", "float32", "", 8])
+def test_an_unknown_cache_is_refused_before_anything_is_done(tmp_path, cache):
+    with pytest.raises(ExportError, match=f"cache must be 'int8' or None, got {cache!r}"):
+        export_bundle("no such checkpoint", tmp_path / "bundle", cache=cache)
+    assert list(tmp_path.iterdir()) == []
+
+
 # an export
 
 TOO_LARGE = """
@@ -225,3 +287,27 @@ def test_an_untrained_checkpoint_is_not_refused_for_rounding_that_costs_pytorch_
     assert quality.rounding > 0.03
     assert 0.8 < quality.rounding / quality.pytorch_rounding < 1.25
     assert open_bundle(tmp_path / "bundle").manifest.has_graph("decode", "int8")
+
+
+CLIPPED = """
+import export.quantization.cache_scales as scales
+scales.LARGEST_CODE = 127 * 16
+"""  # codes of at most 127 for keys and values up to 16 times as large
+
+
+def test_an_export_whose_cache_costs_too_much_leaves_it_out_and_serves_the_rest(checkpoint, tmp_path):
+    output = tmp_path / "bundle"
+    assert export(checkpoint, output, "--cache", "int8").returncode == 0
+    assert runtime.load(output, device="cpu", cache="int8").complete("He", max_new_tokens=3).finish_reason == "length"
+    done = export(checkpoint, output, "--cache", "int8", "--force", before=CLIPPED)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("gpt2-onnx-export: int8_cache was left out: perplexity +")
+    assert said.endswith(f"; the bundle at {output} has fp32, and replaces one that had int8_cache")
+    manifest = open_bundle(output).manifest
+    assert "int8_cache" not in {graph.kind for graph in manifest.graphs}
+    assert not list(output.rglob("*int8_cache*"))
+    assert manifest.parity["int8_cache"] == {"qualities": [], "rounded": []}
+    with pytest.raises(runtime.BundleError, match="no int8 keys and values in fp32"):
+        runtime.load(output, device="cpu", cache="int8")
+    assert len(runtime.load(output, device="cpu").complete("He", max_new_tokens=3).token_ids) == 3

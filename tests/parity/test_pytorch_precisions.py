@@ -186,6 +186,8 @@ def test_a_bundle_in_every_precision_holds_these_files_and_its_manifest_lists_th
         "onnx/decode_int4.onnx_data",
         "onnx/decode_int8.onnx",
         "onnx/decode_int8.onnx_data",
+        "onnx/int8_cache_int4.onnx",
+        "onnx/int8_cache_int8.onnx",
         "onnx/prefill_int8.onnx",
         "onnx/ragged_int4.onnx",
         "onnx/ragged_int8.onnx",
@@ -214,6 +216,9 @@ def test_a_bundle_in_every_precision_holds_these_files_and_its_manifest_lists_th
         ("ragged_prefill", "int8", "onnx/ragged_prefill_int8.onnx"),
         ("decode", "int4", "onnx/decode_int4.onnx"),
         ("ragged", "int4", "onnx/ragged_int4.onnx"),
+        ("int8_cache", "fp32", "onnx/int8_cache.onnx"),
+        ("int8_cache", "int8", "onnx/int8_cache_int8.onnx"),
+        ("int8_cache", "int4", "onnx/int8_cache_int4.onnx"),
     }
 
 
@@ -223,6 +228,7 @@ def test_the_float32_graphs_are_the_same_with_and_without_other_precisions(bundl
         "onnx/lens.onnx",
         "onnx/decode.onnx",
         "onnx/ragged.onnx",
+        "onnx/int8_cache.onnx",
         "onnx/model.onnx_data",
     ):
         assert (bundle / name).read_bytes() == (precise_bundle / name).read_bytes()

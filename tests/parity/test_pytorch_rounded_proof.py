@@ -18,10 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtime.bundle.bundle import open_bundle
 from runtime.cli.main import main
+from runtime.graphs.kinds import runs
 from runtime.proof.rounded import prove_rounded, read_standards
 
 KINDS = {"int8": ["decode", "ragged", "prefill", "ragged_prefill"], "int4": ["decode", "ragged"]}
 GRAPHS = [(kind, precision) for precision, kinds in KINDS.items() for kind in kinds]
+CACHES = [("int8_cache", precision) for precision in ("fp32", "int8", "int4")] if runs("int8_cache") else []
 SIXTEEN_BITS = (-(2.0**15), 2.0**15 - 1)
 
 
@@ -190,7 +192,8 @@ def test_verify_says_it_as_json(precise_bundle, verify):
     assert (code, found["passed"], found["device"], found["wrong_products"]) == (0, True, "cpu", [])
     assert found["runs_on"].startswith("cpu (")
     by_graph = {(graph["graph"], graph["precision"]): graph for graph in found["graphs"]}
-    assert {("decode", "fp32"), ("decode", "fp16"), ("reference", "fp32"), ("lens", "fp32"), *GRAPHS} == set(by_graph)
+    others = {("decode", "fp32"), ("decode", "fp16"), ("reference", "fp32"), ("lens", "fp32"), *CACHES}
+    assert {*others, *GRAPHS} == set(by_graph)
     expected = proofs(precise_bundle)
     for key in GRAPHS:
         assert by_graph[key] == pytest.approx(asdict(expected[key]))

@@ -12,6 +12,7 @@ from fakes import SERVED
 
 import runtime
 from runtime.cli.main import main
+from runtime.graphs.kinds import runs
 
 WEIGHTS = "onnx/model.onnx_data"
 
@@ -114,7 +115,7 @@ def test_json_can_be_read_whatever_standard_output_can_carry(monkeypatch, encodi
     """Where it is no terminal, Windows gives it the code page of the machine."""
     text, stdout = "— 😀 “\ufffd”", io.BytesIO()
     model = SimpleNamespace(complete=lambda *_, **__: runtime.Completion(text, (1,), "length", 1))
-    monkeypatch.setattr("runtime.api.kept_model", lambda *_: model)
+    monkeypatch.setattr("runtime.api.kept_model", lambda *_, **__: model)
     monkeypatch.setattr(sys, "argv", ["gpt2-onnx", "complete", "x", "--json"])
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(stdout, encoding=encoding))
     with pytest.raises(SystemExit) as ended:
@@ -258,6 +259,10 @@ def test_verify_as_json_can_be_parsed(cli, bundle_copy, manifest):
     tokens = len(manifest["parity"]["greedy"]["probes"][0]["token_ids"])
     assert done.returncode == 0
     found = json.loads(done.stdout)
+    caches = [graph for graph in found["graphs"] if graph["graph"] == "int8_cache"]
+    found["graphs"] = [graph for graph in found["graphs"] if graph not in caches]
+    assert [graph["precision"] for graph in caches] == (["fp32"] if runs("int8_cache") else [])
+    assert all(0.5 < graph["error"] <= graph["allowed"] == 2 for graph in caches)
     noted = len(manifest["parity"]["likelihoods"]["logprobs"][0])
     layers = sum(map(len, manifest["parity"]["lens"]["logprobs"]))
     expected = [
