@@ -109,10 +109,10 @@ def test_where_memory_is_promised_only_if_it_is_there_fewer_slots_are_made(machi
     machine(128 * slot_bytes)
     make = runtime.graphs.decode.KeyValueCache
 
-    def strict(architecture, rows):
+    def strict(architecture, rows, **settings):
         if rows > 10:
             raise OSError(12, "Cannot allocate memory")
-        return make(architecture, rows)
+        return make(architecture, rows, **settings)
 
     monkeypatch.setattr(runtime.graphs.decode, "KeyValueCache", strict)
     assert runtime.load(bundle, device="cpu", threads=1, verify=False).loop.slots == 4
