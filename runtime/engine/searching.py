@@ -43,23 +43,23 @@ class BeamText(Text):
         return self.logits
 
 
-def search(loop: Loop, prompt_ids: Sequence[int], beams: BeamSearch) -> None:
+def search(loop: Loop, beams: BeamSearch) -> None:
     """Run a search to its end."""
-    for texts in steps(prompt_ids, beams):
+    for texts in steps(beams):
         for text in loop.run_all(texts, len(texts)):
             text.result()
 
 
-async def search_async(loop: Loop, prompt_ids: Sequence[int], beams: BeamSearch) -> None:
+async def search_async(loop: Loop, beams: BeamSearch) -> None:
     """The same for asyncio."""
-    for texts in steps(prompt_ids, beams):
+    for texts in steps(beams):
         async for text in loop.run_all_async(texts, len(texts)):
             text.result()
 
 
-def steps(prompt_ids: Sequence[int], beams: BeamSearch) -> Iterator[list[BeamText]]:
+def steps(beams: BeamSearch) -> Iterator[list[BeamText]]:
     """The texts of each step, whose logits are taken once all of them have run."""
     while not beams.finished:
-        texts = [BeamText([*prompt_ids, *beam.ids]) for beam in beams.running]
+        texts = [BeamText([*beams.prompt_ids, *beam.ids]) for beam in beams.running]
         yield texts
         beams.advance([text.result() for text in texts])

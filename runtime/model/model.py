@@ -154,8 +154,8 @@ class Model:
         batch_size, several = check_batch_size(batch_size), check_several(n, options)
         if several.beams:
             searches = self._searches(prompt, several.asked, several.beams)
-            for prompt_ids, beams in searches:
-                search(self.loop, prompt_ids, beams)
+            for beams in searches:
+                search(self.loop, beams)
             return self._found(prompt, searches, several)
         generations = self._generations(prompt, several.settings())
         for _ in generate(self, generations, at_once=batch_size):
@@ -221,8 +221,8 @@ class Model:
         batch_size, several = check_batch_size(batch_size), check_several(n, options)
         if several.beams:
             searches = self._searches(prompt, several.asked, several.beams)
-            for prompt_ids, beams in searches:
-                await search_async(self.loop, prompt_ids, beams)
+            for beams in searches:
+                await search_async(self.loop, beams)
             return self._found(prompt, searches, several)
         generations = self._generations(prompt, several.settings())
         async for text in self.loop.run_all_async((text_of(self, each) for each in generations), batch_size):
@@ -378,19 +378,14 @@ class Model:
         """Those of a prompt, or of each in a list, all checked before any begins."""
         return [self.prompting.begin(ids, settings) for ids in self._prompt_ids(prompt) for settings in several]
 
-    def _searches(
-        self, prompt: str | Prompts, settings: Settings, beams: Beams
-    ) -> list[tuple[Sequence[int], BeamSearch]]:
-        """The ids of each prompt, and its search."""
-        return [(ids, self.prompting.begin_search(ids, settings, beams)) for ids in self._prompt_ids(prompt)]
+    def _searches(self, prompt: str | Prompts, settings: Settings, beams: Beams) -> list[BeamSearch]:
+        return [self.prompting.begin_search(ids, settings, beams) for ids in self._prompt_ids(prompt)]
 
-    def _found(
-        self, prompt: str | Prompts, searches: Sequence[tuple[Sequence[int], BeamSearch]], several: Several
-    ) -> Answers:
+    def _found(self, prompt: str | Prompts, searches: Sequence[BeamSearch], several: Several) -> Answers:
         """What searches have found."""
         given = [
-            [self.prompting.completion(ids, found, several.asked) for found in beams.best(several.n or 1)]
-            for ids, beams in searches
+            [self.prompting.completion(beams.prompt_ids, ids, several.asked) for ids in beams.best(several.n or 1)]
+            for beams in searches
         ]
         return shaped(prompt, given, several)
 

@@ -44,15 +44,26 @@ class BeamSearch:
     """The beams of one prompt.
 
     Args:
+        prompt_ids: At least one.
         eos_ids: Ids that end a beam.
         limit: The most tokens of a beam, 1 or more.
 
     Attributes:
+        prompt_ids: Of the prompt.
         running: The beams that go on, best first; one before the first step.
         finished: Whether no beam need go on.
     """
 
-    def __init__(self, beams: Beams, processors: Processors, *, eos_ids: Collection[int], limit: int) -> None:
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        beams: Beams,
+        processors: Processors,
+        *,
+        eos_ids: Collection[int],
+        limit: int,
+    ) -> None:
+        self.prompt_ids = prompt_ids
         self._beams = beams
         self._eos_ids = eos_ids
         self._limit = limit

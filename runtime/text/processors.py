@@ -38,6 +38,7 @@ class Processors:
         self._counts: Counter[int] = Counter()  # of the generated ids
         self._eos_ids = sorted(eos_ids)
         self._bad_words = bad_words
+        self._biases = dict(settings.logit_bias)
 
     def append(self, token: int) -> None:
         self._ids.append(token)
@@ -53,7 +54,7 @@ class Processors:
     def change(self, logits: Floats) -> Floats:
         """Scores [V] of logits [V], which stay as they are."""
         settings = self._settings
-        scores = add_bias(logits, dict(settings.logit_bias))
+        scores = add_bias(logits, self._biases)
         scores = penalize(scores, self._ids, settings.repetition_penalty)
         scores = penalize_counts(
             scores, self._counts, settings.frequency_penalty or 0.0, settings.presence_penalty or 0.0

@@ -56,7 +56,7 @@ class Prompting:
         eos_ids = ends_of_text(settings, self._eos_ids)
         processors = Processors(settings, prompt_ids, eos_ids, bad_word_ids(settings.bad_words, self.tokenizer))
         limit = min(settings.max_new_tokens, self.context - len(prompt_ids))
-        return BeamSearch(beams, processors, eos_ids=eos_ids, limit=limit)
+        return BeamSearch(prompt_ids, beams, processors, eos_ids=eos_ids, limit=limit)
 
     def completion(self, prompt_ids: Sequence[int], token_ids: Sequence[int], settings: Settings) -> Completion:
         """That of ids which were generated already."""

@@ -10,7 +10,25 @@ from runtime.text.generation import Generation
 from runtime.text.logprobs import TokenLogprob
 
 
-class Stream(Iterator[str]):
+class Told:
+    """What a stream tells of its completion beside the pieces."""
+
+    _generation: Generation
+    _given: int  # characters
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        """Those of the prompt's tokens, if asked for, from the first piece on; None before it."""
+        return self._generation.prompt_logprobs
+
+    @property
+    def completion(self) -> Completion | None:
+        """The whole completion once the last piece is given; None before that and after an early end."""
+        ended = self._generation.finish_reason and self._given == len(self._generation.text)
+        return self._generation.completion() if ended else None
+
+
+class Stream(Told, Iterator[str]):
     """Pieces of one completion's text, given once they are final; joined, they are its text.
 
     Close it, or leave its `with` block, to stop early and free its slot. A stream that is no longer referenced closes
@@ -21,7 +39,7 @@ class Stream(Iterator[str]):
         self._pieces = pieces
         self._generation = generation
         self._closed = False
-        self._given = 0  # characters
+        self._given = 0
         self._check_owner = owner("stream", "make one here: model.stream(…)")
         tell_children(self, Stream._forked)
 
@@ -54,18 +72,8 @@ class Stream(Iterator[str]):
     def __reduce__(self) -> NoReturn:
         raise TypeError("a stream cannot be pickled while it runs; pass its text, or its completion")
 
-    @property
-    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
-        """Those of the prompt's tokens, if asked for, from the first piece on; None before it."""
-        return self._generation.prompt_logprobs
 
-    @property
-    def completion(self) -> Completion | None:
-        """The whole completion once the last piece is given; None before that and after an early `close`."""
-        return completion_of(self._generation, self._given)
-
-
-class AsyncStream(AsyncIterator[str]):
+class AsyncStream(Told, AsyncIterator[str]):
     """Pieces of one completion's text, as those of `Stream`, for `async for`.
 
     Close it, or leave its `async with` block, to stop early and free its slot; so does cancelling the task that awaits.
@@ -74,7 +82,7 @@ class AsyncStream(AsyncIterator[str]):
     def __init__(self, pieces: AsyncGenerator[str], generation: Generation) -> None:
         self._pieces = pieces
         self._generation = generation
-        self._given = 0  # characters
+        self._given = 0
         self._check_owner = owner("stream", "make one here: model.astream(…)")
 
     async def __anext__(self) -> str:
@@ -92,19 +100,3 @@ class AsyncStream(AsyncIterator[str]):
     async def aclose(self) -> None:
         """Stop generating."""
         await self._pieces.aclose()
-
-    @property
-    def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
-        """Those of the prompt's tokens, if asked for, from the first piece on; None before it."""
-        return self._generation.prompt_logprobs
-
-    @property
-    def completion(self) -> Completion | None:
-        """The whole completion once the last piece is given; None before that and after an early end."""
-        return completion_of(self._generation, self._given)
-
-
-def completion_of(generation: Generation, given: int) -> Completion | None:
-    """The completion of a generation whose reader has been given so many characters, if those are all."""
-    ended = generation.finish_reason and given == len(generation.text)
-    return generation.completion() if ended else None
