@@ -126,5 +126,6 @@ def check_prompts(value: list[Any] | tuple[Any, ...], name: str = "prompt") -> l
     return [check_text(f"{name}[{number}]", text) for number, text in enumerate(value)]
 
 
-def check_ids(value: Iterable[Any], vocab_size: int) -> list[int]:
-    return [check_count(f"token_ids[{n}]", token, least=0, most=vocab_size - 1) for n, token in enumerate(value)]
+def check_ids(value: Iterable[Any], vocab_size: int, name: str = "token_ids") -> list[int]:
+    """`value` as ids of a vocabulary; an error names the id by its index."""
+    return [check_count(f"{name}[{n}]", token, least=0, most=vocab_size - 1) for n, token in enumerate(value)]

@@ -8,13 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from runtime import __version__
-from runtime.cli import batch, complete, doctor, inspect, score, summary, verify
+from runtime.cli import batch, complete, doctor, inspect, score, serve, summary, verify
 from runtime.cli.arguments import OneLineParser, one_line
 from runtime.errors import BundleError
 from runtime.ort.install import load_onnxruntime
 
 FATAL = 4
-COMMANDS = (complete, batch, score, inspect, summary, verify, doctor)
+COMMANDS = (complete, batch, serve, score, inspect, summary, verify, doctor)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Streams a text through the loop: pieces of it once they are final."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import ExitStack
 
 from runtime.engine.loop import Loop
 from runtime.engine.texts import GeneratedText
@@ -24,3 +25,17 @@ async def async_pieces(loop: Loop, text: GeneratedText) -> AsyncGenerator[str]:
             if piece := text.piece():
                 yield piece
     text.completion()
+
+
+async def async_arrivals(loop: Loop, texts: Sequence[GeneratedText]) -> AsyncGenerator[GeneratedText]:
+    """Run streamed texts, and yield each whenever its reader has something to take, until all of it is taken."""
+    with ExitStack() as running:
+        for text in texts:
+            running.enter_context(loop.running(text))
+        left = list(texts)
+        while left:
+            await loop.wait_async(lambda: any(text.is_ready() for text in left))
+            for text in [text for text in left if text.is_ready()]:
+                yield text
+                if text.seen:
+                    left.remove(text)

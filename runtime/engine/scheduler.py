@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 
 from runtime.engine.slots import Place, SlotTable
 from runtime.engine.texts import Text
@@ -62,8 +63,8 @@ class Scheduler:
     def _free_ended(self) -> None:
         for text in [text for text in self._running if text.cancelled or text.finished]:
             self._leave(text)
-        if any(text.cancelled for text in self._waiting):
-            self._waiting = deque(text for text in self._waiting if not text.cancelled)
+        if any(text.cancelled or text.finished for text in self._waiting):
+            self._waiting = deque(text for text in self._waiting if not (text.cancelled or text.finished))
 
     def _leave(self, text: Text) -> None:
         assert text.slot is not None
@@ -123,6 +124,8 @@ class Scheduler:
         if place.source is not None:
             self._slots.copy(place.source, place.slot, place.shared)
         text.slot, text.read = place.slot, place.shared
+        if text.began is None:
+            text.began, text.reused = monotonic(), place.shared
         self._table.take(place.slot, text)
         self._running.append(text)
         self._steps = 1

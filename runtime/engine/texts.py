@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +34,9 @@ class Text(ABC):
     Attributes:
         ids: Of the prompt, then of what was generated.
         read: How many of them the slot has read.
+        reused: How many of them it did not have to read when the text began, as some slot had read them; None before.
         slot: The slot that holds it, if any.
+        arrived: When it was made, as `time.monotonic` has it; `began` when it had a slot, None before.
         cancelled: Whether its caller has left; the next step frees its slot.
         error: Why it could not go on.
         owner: Who waits for all of its texts at once, such as a list's caller; None if somebody waits for this one.
@@ -42,6 +45,9 @@ class Text(ABC):
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = list(ids)
         self.read = 0
+        self.reused: int | None = None
+        self.arrived = monotonic()
+        self.began: float | None = None
         self.slot: int | None = None
         self.cancelled = False
         self.error: BaseException | None = None
@@ -104,6 +110,9 @@ class GeneratedText(Text):
     Args:
         drafters: Asked in turn until one has a draft.
         streamed: Whether a reader takes the text piece by piece.
+
+    Attributes:
+        first: When it had its first token, as `time.monotonic` has it; `last` when it had its newest. None before.
     """
 
     def __init__(self, generation: Generation, drafters: Sequence[Drafter] = (), *, streamed: bool = False) -> None:
@@ -113,6 +122,8 @@ class GeneratedText(Text):
         self._drafters = drafters
         self._drafter: Drafter | None = None
         self._drafted: list[int] = []
+        self.first: float | None = None
+        self.last: float | None = None
         self._drafts_ran = self._replays = False
         self._shown = self._seen = 0  # characters and tokens that the reader has
         self._ends: deque[tuple[int, int]] = deque()  # characters and tokens after each piece that it has not
@@ -197,7 +208,7 @@ class GeneratedText(Text):
     def take(self, work: Work, answer: Answer) -> None:
         self.read = work.past_length + len(work.token_ids) - len(self._drafted)
         answer = self._score_prompt(work, answer)
-        if not len(answer.next_ids):
+        if self.finished or not len(answer.next_ids):
             return
         self._drafts_ran = bool(self._drafts_ran or self._drafter) and not self._replays
         self._replays = False
@@ -234,6 +245,8 @@ class GeneratedText(Text):
 
     def _append(self, token: int) -> None:
         self.ids.append(token)
+        self.last = monotonic()
+        self.first = self.first or self.last
         characters = len(self.generation.text)
         if self.streamed and characters > (self._ends[-1][0] if self._ends else self._shown):
             self._ends.append((characters, len(self.generation.token_ids)))

@@ -4,6 +4,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
+from runtime.arrays import Floats
 from runtime.bundle.bundle import Bundle, check_hashes
 from runtime.bundle.manifest import Architecture, Kind
 from runtime.bundle.same_files import same_files
@@ -50,6 +53,12 @@ class Inspector:
             )
 
         return self._each(text, look)
+
+    def hidden_states(self, token_ids: Sequence[int], layer: int) -> Floats:
+        """Those of one layer [S, C]: 0 is the embedding, n_layer the last, after `ln_f`."""
+        states = np.zeros((len(token_ids), self._sizes.n_embd), np.float32)
+        self.reference().read(token_ids, {f"hidden_states.{layer}": states})
+        return states
 
     def lens(self, text: str | Texts, k: int, progress: Callable[[int], object]) -> Lens | list[Lens]:
         def look(ids: list[int]) -> Lens:

@@ -97,7 +97,8 @@ class Model:
         return (self._parts or self._ready()).drafting
 
     @property
-    def _inspector(self) -> Inspector:
+    def inspector(self) -> Inspector:
+        """What looks inside, for the other modules of this package."""
         return (self._parts or self._ready()).inspector
 
     def __repr__(self) -> str:
@@ -317,7 +318,7 @@ class Model:
             3
         """
         chosen = check_layers(layers, self.bundle.manifest.architecture.n_layer)
-        return self._inspector.inspect(text, check_outputs(outputs), chosen)
+        return self.inspector.inspect(text, check_outputs(outputs), chosen)
 
     @overload
     def lens(self, text: str, *, k: int = 5, progress: Callable[[int], object] | None = None) -> Lens: ...
@@ -345,7 +346,7 @@ class Model:
             True
         """
         k = check_count("k", k, most=self.bundle.manifest.architecture.vocab_size)
-        return self._inspector.lens(text, k, progress or (lambda _: None))
+        return self.inspector.lens(text, k, progress or (lambda _: None))
 
     def summary(self) -> Summary:
         """The architecture, and every parameter counted by module.

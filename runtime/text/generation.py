@@ -25,7 +25,7 @@ class Generation:
         settings: The caller's options, checked.
         tokenizer: Decodes the ids.
         eos_ids: Ids that end a text, unless the settings ignore them.
-        room: Tokens that the context has left, 1 or more.
+        room: Tokens that the context has left; 0 only if none are wanted.
         guide: Says which ids may come, if the text follows a grammar; it is this text's alone.
     """
 
@@ -56,6 +56,12 @@ class Generation:
         self._prompt_logprobs: list[TokenLogprob | None] = [None]  # of the first token, which has nothing before it
         self._decoder = IncrementalDecoder(tokenizer)
         self._stops = StopFilter(settings.stop)
+        self._end_with_prompt()
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprob] | None:
+        """Those of `token_ids`, if asked for."""
+        return self._logprobs
 
     @property
     def prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
@@ -72,6 +78,12 @@ class Generation:
         """Take the logits [V] from which the token at `unscored` follows."""
         token = self.prompt_ids[self.unscored]
         self._prompt_logprobs.append(token_logprob(logits, token, self._prompt_top or 0))
+        self._end_with_prompt()
+
+    def _end_with_prompt(self) -> None:
+        """End a text of no tokens once all is known of its prompt."""
+        if not self._limit and self.unscored == len(self.prompt_ids):
+            self._settle("length")
 
     @property
     def plain(self) -> bool:

@@ -26,11 +26,15 @@ class Prompting:
 
     def encode(self, prompt: str, name: str = "prompt") -> list[int]:
         """Ids of `prompt`, at least one, with room for one more in the context; the error calls it `name`."""
-        return self.check_room(self.tokenizer.encode(prompt) or self._start(name), name)
+        return self.check_room(self.encode_any(prompt, name), name)
+
+    def encode_any(self, text: str, name: str) -> list[int]:
+        """Ids of a text of any length, at least one."""
+        return self.tokenizer.encode(text) or self._start(name)
 
     def encode_whole(self, text: str, name: str = "text") -> list[int]:
         """Ids of a text that is not continued: at least one, and at most the context."""
-        ids = self.tokenizer.encode(text) or self._start(name)
+        ids = self.encode_any(text, name)
         if len(ids) > self.context:
             raise ValueError(f"{name} must be at most {self.context:,} tokens, the context, got {len(ids):,}")
         return ids
@@ -45,14 +49,14 @@ class Prompting:
         return prompt_ids
 
     def begin(self, prompt_ids: Sequence[int], settings: Settings) -> Generation:
-        self._check_vocabulary(settings)
+        self.check_vocabulary(settings)
         room = self.context - len(prompt_ids)
         grammar = settings.guided_by
         guide = self._guides.begin(grammar, ends_of_text(settings, self._eos_ids)) if grammar else None
         return Generation(prompt_ids, settings, tokenizer=self.tokenizer, eos_ids=self._eos_ids, room=room, guide=guide)
 
     def begin_search(self, prompt_ids: Sequence[int], settings: Settings, beams: Beams) -> BeamSearch:
-        self._check_vocabulary(settings)
+        self.check_vocabulary(settings)
         eos_ids = ends_of_text(settings, self._eos_ids)
         processors = Processors(settings, prompt_ids, eos_ids, bad_word_ids(settings.bad_words, self.tokenizer))
         limit = min(settings.max_new_tokens, self.context - len(prompt_ids))
@@ -66,7 +70,8 @@ class Prompting:
             generation.take(token, NO_LOGITS)
         return generation.completion()
 
-    def _check_vocabulary(self, settings: Settings) -> None:
+    def check_vocabulary(self, settings: Settings) -> None:
+        """Raise ValueError unless all ids, and counts of them, are of this vocabulary."""
         for name, wanted in (("logprobs", settings.logprobs), ("prompt_logprobs", settings.prompt_logprobs)):
             if wanted is not None and wanted > self._vocab_size:
                 raise ValueError(f"{name} must be at most {self._vocab_size:,}, all ids, got {wanted:,}")

@@ -15,10 +15,11 @@ import runtime
 
 
 def modules():
-    """All that can be imported here: the pictures need the extra `plot`."""
+    """All that can be imported here: the pictures need the extra `plot`, the server the extra `serve`."""
     names = [found.name for found in pkgutil.walk_packages(runtime.__path__, "runtime.")]
-    pictures = () if importlib.util.find_spec("matplotlib") else ("runtime.inside.plots",)
-    wanted = [name for name in names if not name.endswith("__main__") and not name.startswith(pictures)]
+    extras = {"runtime.inside.plots": "matplotlib", "runtime.server": "starlette"}
+    absent = tuple(room for room, needed in extras.items() if not importlib.util.find_spec(needed))
+    wanted = [name for name in names if not name.endswith("__main__") and not name.startswith(absent)]
     return [runtime, *map(importlib.import_module, wanted)]
 
 

@@ -1,0 +1,188 @@
+"""The bodies of requests: JSON read strictly, then checked against the fields that an endpoint has."""
+
+import json
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from runtime.server.errors import invalid
+
+T = TypeVar("T", bound=Struct)
+EXPECTED = re.compile(r"Expected (?P<wanted>.+?)(?:, got `(?P<got>[^`]*)`)?(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*?)`(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+MISSING = re.compile(r"Object missing required field `(?P<field>.*?)`(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+INTEGER_64 = Meta(ge=-(2**63), le=2**63 - 1)
+
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Ids = Annotated[list[TokenId], Meta(min_length=1)]
+Texts = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+IdList = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}}
+IdLists = {"type": "array", "minItems": 1, "items": IdList}
+Prompt = Annotated[
+    str | list[str | TokenId | Ids],
+    Meta(
+        description="A text, a list of texts, the ids of a text, or a list of lists of ids.",
+        extra_json_schema={"anyOf": [{"type": "string"}, Texts, IdList, IdLists]},
+    ),
+]
+
+
+class StreamOptions(Struct, forbid_unknown_fields=True):
+    """What a stream tells beside its text."""
+
+    include_usage: Annotated[bool, Meta(description="Send the counts of tokens before the end.")] = False
+
+
+class CompletionBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A request for completions: OpenAI's fields, and some that other servers have too."""
+
+    model: str | None = None
+    prompt: Prompt
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    n: Annotated[int, Meta(ge=1)] | None = None
+    best_of: Annotated[int, Meta(ge=1)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[int, Meta(ge=0)] | None = None
+    echo: bool | None = None
+    stop: (
+        Annotated[str, Meta(min_length=1)]
+        | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=16)]
+        | None
+    ) = None
+    seed: Annotated[int, INTEGER_64] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    logit_bias: dict[Annotated[str, Meta(pattern="^[0-9]+$")], Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    suffix: Annotated[None, Meta(description="Not supported: GPT-2 was not trained to fill gaps.")] = None
+    user: str | None = None
+    top_k: Annotated[int, Meta(ge=-1, description="-1 and 0 keep all ids.")] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    bad_words: list[Annotated[str, Meta(min_length=1)]] | None = None
+    regex: str | None = None
+    json_schema: str | dict[str, Any] | None = None
+    grammar: str | None = None
+
+
+class EmbeddingBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A request for embeddings: OpenAI's fields, and which hidden states are pooled how."""
+
+    model: str | None = None
+    input: Prompt
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(ge=1, description="Only the model's own n_embd.")] | None = None
+    user: str | None = None
+    layer: Annotated[int, Meta(ge=0, description="0 is the embedding, n_layer (default) the last.")] | None = None
+    pooling: Literal["mean", "last"] | None = None
+    normalize: bool | None = None
+
+
+class TokenizeBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A text to turn into ids."""
+
+    prompt: str
+    model: str | None = None
+    add_special_tokens: Annotated[bool, Meta(description="GPT-2 adds none, either way.")] = False
+    return_token_strs: bool = False
+
+
+class DetokenizeBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Ids to turn into a text."""
+
+    tokens: list[TokenId]
+    model: str | None = None
+
+
+def read_body(kind: type[T], body: bytes) -> T:
+    """A body as an endpoint's fields; ApiError with the parameter's name unless it is as declared."""
+    value = read_json(body)
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        param, message = told(str(error), value)
+        raise invalid(param, message) from None
+
+
+def read_json(body: bytes) -> Any:
+    """JSON as RFC 8259 has it: UTF-8, no NaN, and no key twice, which programs read in different ways."""
+    try:
+        text = body.decode("utf-8")
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse_constant, parse_float=number)
+    except UnicodeDecodeError as error:
+        raise invalid(None, f"the body must be UTF-8: {error.reason} at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise invalid(
+            None, f"the body must be JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from None
+    except RecursionError:
+        raise invalid(None, "the body must not be nested this deep") from None
+    except ValueError as error:
+        raise invalid(None, f"the body must be JSON: {error}") from None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise invalid(twice, f"{twice} must be given once, got it twice")
+    return found
+
+
+def refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def number(text: str) -> float | int:
+    """A number with a point; a whole one counts as an integer, as in JSON Schema."""
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return int(value) if value.is_integer() else value
+
+
+def told(problem: str, value: Any) -> tuple[str | None, str]:
+    """(the parameter's name, what is wrong with it), from what msgspec says."""
+    if found := UNKNOWN.fullmatch(problem):
+        name = joined(found["path"], found["field"])
+        return name, f"{name} is not supported"
+    if found := MISSING.fullmatch(problem):
+        name = joined(found["path"], found["field"])
+        return name, f"{name} is missing"
+    found = EXPECTED.fullmatch(problem)
+    path = (found and found["path"]) or None
+    if not found or path is None:
+        return None, f"the body must be a JSON object, got {kind_of(value)}"
+    wanted = found["wanted"].replace("`", "").replace(" | ", " or ")
+    return path.split("[")[0].split(".")[0], f"{path} must be {wanted}, got {found['got'] or shown(value, path)}"
+
+
+def joined(path: str | None, field: str) -> str:
+    return f"{path}.{field}" if path else field
+
+
+def kind_of(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def shown(value: Any, path: str) -> str:
+    """The value at a path such as `stop[0]`, for a message."""
+    for part in re.findall(r"[^.\[\]]+", path):
+        value = (
+            value[int(part)]
+            if isinstance(value, list) and part.isdigit()
+            else value.get(part, "…")
+            if isinstance(value, dict)
+            else "…"
+        )
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

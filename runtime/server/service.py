@@ -1,0 +1,56 @@
+"""Service: what all endpoints of one server share."""
+
+import asyncio
+from time import time
+
+from starlette.requests import Request
+
+from runtime.model import Model
+from runtime.server.admission import Admission
+from runtime.server.errors import ApiError, out_of_memory
+from runtime.server.keys import Keys
+from runtime.server.metrics import Metrics
+from runtime.server.settings import ServerSettings
+
+
+class Service:
+    """A model, the limits within which it is served, and the counts of what it does.
+
+    Attributes:
+        name: The name under which clients ask for the model.
+        inspecting: Held while the reference graph runs.
+        fingerprint: Changes when the weights or their precision do, and with them what a seed gives.
+    """
+
+    def __init__(self, model: Model, settings: ServerSettings) -> None:
+        self.model, self.settings = model, settings
+        self.name = settings.served_name or model.bundle.folder.name
+        self.fingerprint = f"fp_{model.bundle.manifest.source.weights_sha256[:10]}_{model.precision}"
+        self.began = int(time())
+        self.inspecting = asyncio.Lock()
+        self.keys = Keys(settings.api_key_env, settings.api_key_file)
+        self.admission = Admission(model.loop.slots, settings.max_queue)
+        self.metrics = Metrics(self.admission, slots=model.loop.slots, model=self.name)
+
+    def check_model(self, name: str | None) -> None:
+        if name not in (None, self.name):
+            raise ApiError(
+                404,
+                f"the model {name[:100]!r} does not exist here; this server has {self.name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def told(self, error: Exception, request: str) -> ApiError:
+        """What a client is told of an error; of one that nobody has foreseen, only the request's id."""
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, MemoryError):
+            return out_of_memory()
+        message = f"the server failed at this request; its log has why, under the id {request}"
+        return ApiError(500, message, kind="server_error", code="internal_error")
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
