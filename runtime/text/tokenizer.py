@@ -37,7 +37,9 @@ class Tokenizer:
         return longer.to_str(), longer.token_to_id(END)
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text).ids
+        """Ids of a text; other threads run meanwhile, which `encode` of the library does not let them."""
+        (encoding,) = self._tokenizer.encode_batch_fast([text])
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -38,6 +38,7 @@ class Live:
 def live(app: Starlette) -> Iterator[Live]:
     """Serve an app from a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)  # so that who reads slowly is noticed early
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10)
     server = Server(config, app.state.service)
     thread = threading.Thread(target=server.run, args=([listener],))
