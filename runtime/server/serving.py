@@ -14,6 +14,8 @@ from starlette.applications import Starlette
 from runtime.server.logs import logger
 from runtime.server.service import Service
 
+KEEP_ALIVE = 75  # seconds; longer than proxies and clients keep a connection, so that none is closed under a request
+
 
 def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
     """Serve until a signal ends it.
@@ -26,7 +28,12 @@ def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
         OSError: The address is not to be had.
     """
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=math.ceil(grace)
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=math.ceil(grace),
     )
     sockets = [bound(config, host, port)]
     name, number = sockets[0].getsockname()[:2]
