@@ -84,6 +84,7 @@ def soaked(bundle):
     process.terminate()
     assert process.wait(30) == 0
     reading.join(10)
+    process.stderr.close()
     assert not [line for line in log if "traceback" in line.lower()]
 
 
