@@ -13,7 +13,7 @@ from onnx import numpy_helper
 import export.parity.int8_cache
 import runtime
 from export.graphs.int8_cache import write_int8_cache
-from export.parity.int8_cache import CacheQuality, judge_cache
+from export.parity.int8_cache import CacheQuality, judge_cache, squares
 from export.parity.rounding import rounded_cache
 from export.quantization.cache_scales import CALIBRATION, find_scales
 from runtime.bundle.bundle import open_bundle
@@ -229,6 +229,17 @@ def test_its_perplexities_are_pytorchs_over_all_positions_and_over_the_last_ones
 def test_texts_are_read_id_by_id_as_far_as_thousands_of_readings_take(texts, length, steps):
     """So that 8,192 ids are read in both ways together, but at least 64 id by id, where the texts are so long."""
     assert export.parity.int8_cache.steps_of(texts, length) == steps
+
+
+def test_logits_are_as_far_off_as_their_centred_rows():
+    """Of more rows than are compared at a time; a shift of a whole row is no distance."""
+    rng = np.random.default_rng(5)
+    true, noise = rng.standard_normal((70, 9)), rng.standard_normal((70, 9))
+    found = (true + noise + 3 * rng.standard_normal((70, 1))).astype(np.float32)
+    off, size = squares(found, true.astype(np.float32))
+    project = np.eye(9) - np.full((9, 9), 1 / 9)
+    assert off == pytest.approx(float(((noise @ project) ** 2).sum()), rel=1e-5)
+    assert size == pytest.approx(float(((true @ project) ** 2).sum()), rel=1e-5)
 
 
 def test_a_cost_is_the_mean_over_all_readings():
