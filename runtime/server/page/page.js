@@ -30,6 +30,8 @@ async function generate(text) {
     if (run !== mine) return;
     if (mine.signal.aborted) finish(`Stopped after ${counted(progress.tokens)}`);
     else fail(error);
+  } finally {
+    mine.abort(); // a stream that cannot be read holds no slot
   }
 }
 
@@ -47,6 +49,7 @@ async function read(answer, progress) {
 }
 
 function begin() {
+  follows = true;
   failure.hidden = true;
   count.textContent = "";
   status.textContent = "Generating…";
