@@ -86,6 +86,24 @@ def test_forced_colours_keep_the_shades(console):
     assert page.run(outline) == "solid"
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_signs_and_every_shade_bear_text(console, contrast, theme):
+    """A line break has nothing but its sign, on whatever shade it has."""
+    page = opened(console(theme=theme))
+    signs = """const found = [];
+        const piece = document.querySelector(".piece");
+        piece.dataset.sign = "↵";
+        for (let level = 0; level < 8; level++) {
+            piece.dataset.level = level;
+            const {backgroundColor, color} = getComputedStyle(piece);
+            found.push([backgroundColor, color], [backgroundColor, getComputedStyle(piece, "::before").color]);
+        }
+        return found"""
+    pairs = page.run(signs)
+    assert len({ground for ground, _ in pairs}) == 8
+    assert [pair for pair in pairs if contrast(*pair) < AA] == []
+
+
 def test_nothing_beats_for_those_who_want_no_motion(console):
     page = console()
     page.run("document.getElementById('sheet').hidden = false; document.body.classList.add('busy')")
