@@ -101,6 +101,13 @@ class DetokenizeBody(Struct, forbid_unknown_fields=True, kw_only=True):
     model: str | None = None
 
 
+class InsideBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A text to look inside, or its ids."""
+
+    prompt: str | Ids
+    model: str | None = None
+
+
 def read_body(kind: type[T], body: bytes) -> T:
     """A body as an endpoint's fields; ApiError with the parameter's name unless it is as declared."""
     value = read_json(body)

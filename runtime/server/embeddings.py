@@ -5,6 +5,7 @@ By default the mean over all tokens of the last layer's hidden states, after `ln
 
 import asyncio
 import base64
+from functools import partial
 
 import numpy as np
 from starlette.requests import Request
@@ -53,8 +54,7 @@ async def embedded(service: Service, body: EmbeddingBody, inputs: list[list[int]
         with service.admission.admit(len(inputs)):
             async with asyncio.timeout(service.settings.timeout):
                 for ids in inputs:
-                    async with service.inspecting:  # one at a time: each run takes all threads
-                        vectors.append(await asyncio.to_thread(vector, service, body, ids))
+                    vectors.append(await service.inspected(partial(vector, service, body, ids)))
     except TimeoutError:
         raise timed_out(service.settings.timeout) from None
     tokens = sum(map(len, inputs))
