@@ -42,7 +42,9 @@ def check(body: EmbeddingBody, service: Service) -> None:
 
 
 def check_lengths(inputs: list[list[int]], service: Service) -> None:
-    context = service.model.prompting.context
+    context, most = service.model.prompting.context, service.admission.most
+    if len(inputs) > most:
+        raise invalid("input", f"input must be at most {most:,} texts on this server, got {len(inputs):,}")
     for number, ids in enumerate(inputs):
         if len(ids) > context:
             raise too_long("input", context, f"input[{number}] has {len(ids):,}")

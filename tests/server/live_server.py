@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
-import uvicorn
 from starlette.applications import Starlette
 
 import runtime
-from runtime.server.serving import Server
+from runtime.server.serving import Server, configured
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ def live(app: Starlette) -> Iterator[Live]:
     """Serve an app from a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)  # so that who reads slowly is noticed early
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10)
-    server = Server(config, app.state.service)
+    server = Server(configured(app, 10), app.state.service)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
