@@ -19,7 +19,7 @@ LABEL org.opencontainers.image.title="gpt2-onnx" \
 COPY --from=build /src/constraints.txt /dist/*.whl /opt/gpt2-onnx/
 # The wheel by its path: by its name alone pip might take somebody else's. No torch: export is done elsewhere.
 RUN set -- /opt/gpt2-onnx/*.whl \
-    && pip install --no-cache-dir --constraint /opt/gpt2-onnx/constraints.txt "$1[cpu,cli]" \
+    && pip install --no-cache-dir --constraint /opt/gpt2-onnx/constraints.txt "$1[cpu,cli,serve]" \
     && pip check \
     && useradd --uid 10001 --user-group --no-create-home --no-log-init --shell /usr/sbin/nologin gpt2
 # Telemetry is off for whatever imports onnxruntime before `runtime` does, too; unbuffered, logs come as they are made.
@@ -28,10 +28,13 @@ ENV GPT2_ONNX_MODEL=/model \
     PYTHONUNBUFFERED=1
 # By number: Kubernetes' runAsNonRoot knows no names.
 USER 10001:10001
-# As process 1 Python ignores SIGTERM and would be killed in the end; SIGINT it obeys.
+# The server ends in peace on SIGINT and on SIGTERM. The other commands, as process 1, obey SIGINT alone: Python installs
+# no handler for SIGTERM, and the kernel gives process 1 no signal without one.
 STOPSIGNAL SIGINT
-# It runs a model of one node, which shows that the libraries work; the bundle's own weights, which would take their
-# memory twice, are checked when they are loaded. Rarely, as each check starts a Python.
-HEALTHCHECK --interval=5m --timeout=60s --retries=2 CMD ["gpt2-onnx", "doctor"]
+# The server has loaded its model when it answers; until then nobody listens. http.client, as the image has no curl, and
+# as urllib would ask a proxy. It is for the server alone: other commands end by themselves.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=2m --retries=3 \
+    CMD ["python", "-c", "import sys, http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=8); c.request('GET', '/healthz'); sys.exit(c.getresponse().status != 200)"]
+EXPOSE 8000
 ENTRYPOINT ["gpt2-onnx"]
-CMD ["doctor"]
+CMD ["serve", "--host", "0.0.0.0", "--log-format", "json"]

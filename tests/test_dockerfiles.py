@@ -1,17 +1,26 @@
 """What the two Dockerfiles promise, as far as their text shows it: no container engine is needed here."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from runtime.cli import serve
+from runtime.cli.main import make_parser
+
 ROOT = Path(__file__).parent.parent
-EXTRAS = {"Dockerfile": "cpu,cli", "Dockerfile.gpu": "gpu,cli"}
+EXTRAS = {"Dockerfile": "cpu,cli,serve", "Dockerfile.gpu": "gpu,cli,serve"}
 
 
 class Instruction(NamedTuple):
@@ -83,14 +92,61 @@ def test_it_runs_as_a_user_without_rights(name):
     assert "RUN" not in kinds[kinds.index("USER") :]
 
 
-def test_its_health_is_what_doctor_says(name):
+def test_it_serves_where_the_port_is_exposed(name):
+    _, final = stages(name)
+    assert values(final, "ENTRYPOINT") == ['["gpt2-onnx"]']
+    (command,) = map(json.loads, values(final, "CMD"))
+    options = make_parser().parse_args(command)
+    assert options.run is serve.run
+    assert (options.host, options.log_format) == ("0.0.0.0", "json")
+    assert values(final, "EXPOSE") == [str(options.port)]
+    assert values(final, "STOPSIGNAL") == ["SIGINT"]
+
+
+@pytest.mark.parametrize("status", [200, 503, None])
+def test_its_health_is_what_healthz_says(name, status):
+    """The command as it stands, but for the port; None is where nobody listens."""
     _, final = stages(name)
     (check,) = values(final, "HEALTHCHECK")
-    assert check.endswith('CMD ["gpt2-onnx", "doctor"]')
-    assert "--interval=" in check
-    assert values(final, "ENTRYPOINT") == ['["gpt2-onnx"]']
-    assert values(final, "CMD") == ['["doctor"]']
-    assert values(final, "STOPSIGNAL") == ["SIGINT"]
+    options, _, command = check.partition("CMD ")
+    assert {"--interval", "--timeout", "--start-period", "--retries"} == {
+        part.split("=")[0] for part in options.split()
+    }
+    python, *arguments = json.loads(command)
+    assert python == "python"
+    with answering(status) as (port, asked):
+        given = [part.replace("8000", str(port)) for part in arguments]
+        done = subprocess.run(
+            [sys.executable, *given], check=False, env={**os.environ, "http_proxy": "http://x.invalid"}
+        )
+    assert done.returncode == (0 if status == 200 else 1)
+    assert asked == ([] if status is None else ["/healthz"])
+
+
+@contextmanager
+def answering(status: int | None) -> Iterator[tuple[int, list[str]]]:
+    """(the port of a server that always answers so, the paths that it is asked for)."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        if status is None:
+            server.server_close()
+            yield server.server_port, asked
+            return
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server.server_port, asked
+        server.shutdown()
+        thread.join()
 
 
 def test_telemetry_is_off_and_the_bundle_is_mounted(name):

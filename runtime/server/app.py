@@ -20,6 +20,7 @@ from runtime.server.openapi import document
 from runtime.server.requests import JSONAnswer, refusal
 from runtime.server.service import Service
 from runtime.server.settings import ServerSettings, from_environment
+from runtime.server.told import named
 
 
 def create_app(
@@ -78,9 +79,9 @@ async def on_refusal(_: Request, error: Exception) -> Response:
 async def on_no_route(request: Request, error: Exception) -> Response:
     """Paths and methods that the server does not have, in OpenAI's form."""
     assert isinstance(error, HTTPException)
-    asked = f"{request.method} {request.url.path[:100]}"
+    asked = f"{request.method[:20]} {named(request.scope['path'])}"  # its URL would need a Host that makes sense
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = " or ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         message, code = f"{asked} is not possible; the method must be {allowed}", "method_not_allowed"
     else:
         message, code = f"there is no {asked}; /openapi.json lists what there is", "unknown_url"

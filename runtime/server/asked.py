@@ -1,5 +1,6 @@
 """What a request for completions asks of the engine: prompts as ids, and the options of each completion."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ from runtime.model import Model
 from runtime.server.bodies import CompletionBody
 from runtime.server.errors import ApiError, invalid, too_long
 from runtime.server.settings import ServerSettings
-from runtime.text.options import Settings
+from runtime.server.told import shortened, shown
+from runtime.text.options import LEAST_TEMPERATURE, Settings
 from runtime.text.several import Several, check_several
 
 MAX_TOKENS = 16  # OpenAI's default
@@ -18,6 +20,10 @@ SAME_NAMES = (  # in OpenAI's API, or in other servers', as in `runtime`
     *("top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "bad_words"),
     *("logprobs", "regex", "json_schema", "grammar"),
 )
+FORMS = "a text, a list of texts, a list of ids, or a list of such lists"
+WORD = re.compile(r"\w+")
+PYTHONS = re.compile(r"(\b(?:be|got) )(None|True|False)\b")
+JSONS = {"None": "null", "True": "true", "False": "false"}
 OTHER_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "eos_token_id": "stop_token_ids"}
 
 
@@ -53,6 +59,8 @@ def understand(body: CompletionBody, model: Model, limits: ServerSettings) -> As
     prompts = read_prompts(body.prompt, "prompt", model, limits.max_prompts)
     most = check_room(prompts, body.max_tokens, model.prompting.context)
     n = body.n or 1
+    if (body.min_tokens or 0) > most:
+        raise invalid("min_tokens", f"min_tokens must be at most max_tokens, {most:,}, got {body.min_tokens:,}")
     with refusals():
         several = check_several(*options(body, max(most, 1)))
         model.prompting.check_vocabulary(several.asked)
@@ -83,34 +91,34 @@ def check_limits(body: CompletionBody, limits: ServerSettings) -> None:
         value = getattr(body, name)
         if value is not None and most is not None and value > most:
             raise invalid(name, f"{name} must be at most {most:,} on this server, got {value:,}")
+    if body.temperature and body.temperature < LEAST_TEMPERATURE:
+        allowed = f"0 (greedy) or a number from {LEAST_TEMPERATURE:g} to 2"
+        raise invalid("temperature", f"temperature must be {allowed}, got {body.temperature}")
     if body.best_of is not None and body.best_of < (body.n or 1):
         raise invalid("best_of", f"best_of must be at least n, {body.n or 1:,}, got {body.best_of:,}")
 
 
 def read_prompts(value: Any, name: str, model: Model, most: int) -> list[list[int]]:
     """Ids of each prompt: of a text, of each text of a list, or given as they are."""
-    several = value if isinstance(value, list) else [value]
-    if not several:
-        raise invalid(name, f"{name} must not be an empty list")
-    if all(isinstance(part, int) for part in several):
-        return [ids_of(several, name, model)]
-    if len(several) > most:
-        raise invalid(name, f"{name} must be at most {most:,} prompts on this server, got {len(several):,}")
-    kinds = {type(part) for part in several}
-    if len(kinds) > 1:
-        raise invalid(name, f"{name} must be texts or ids, not both in one list")
-    named = [(part, name if part is value else f"{name}[{number}]") for number, part in enumerate(several)]
+    parts = value if isinstance(value, list) else [value]
+    kinds = {type(part) for part in parts}
+    if kinds == {int} and parts is value:
+        return [ids_of(parts, name, model)]
+    if kinds not in ({str}, {list}) or [] in parts or (kinds == {list} and parts is not value):
+        raise invalid(name, f"{name} must be {FORMS}, got {shown(value)}")
+    if len(parts) > most:
+        raise invalid(name, f"{name} must be at most {most:,} prompts on this server, got {len(parts):,}")
     read = ids_of if kinds == {list} else encode
-    return [read(part, each, model) for part, each in named]
+    return [read(part, f"{name}[{number}]" if parts is value else name, model) for number, part in enumerate(parts)]
 
 
 def ids_of(ids: Sequence[int], name: str, model: Model) -> list[int]:
-    with refusals():
+    with refusals(name):
         return check_ids(ids, model.bundle.manifest.architecture.vocab_size, name)
 
 
 def encode(text: str, name: str, model: Model) -> list[int]:
-    with refusals():
+    with refusals(name):
         return model.prompting.encode_any(check_text(name, text), name)
 
 
@@ -144,8 +152,12 @@ def options(body: CompletionBody, max_new_tokens: int) -> tuple[int | None, dict
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """Turn what `runtime` finds wrong with an option into a refusal, under the name that the request has for it."""
+def refusals(param: str | None = None) -> Iterator[None]:
+    """Turn what `runtime` finds wrong with an option into a refusal, under the name that the request has for it.
+
+    Args:
+        param: The parameter, or a part of it such as `prompt[1]`; by default the first that the message names.
+    """
     try:
         yield
     except ApiError:
@@ -154,7 +166,9 @@ def refusals() -> Iterator[None]:
         message = str(error)
         for ours, theirs in OTHER_NAMES.items():
             message = message.replace(ours, theirs)
-        name = message.removeprefix("an id of ").split(" ")[0].split("[")[0].split("=")[0].rstrip(",:")
-        raise invalid(name if name in CompletionBody.__struct_fields__ else None, message) from None
+        message = PYTHONS.sub(lambda found: found[1] + JSONS[found[2]], message)
+        words = WORD.findall(param or message)
+        name = next((word for word in words if param or word in CompletionBody.__struct_fields__), None)
+        raise invalid(name, shortened(message, 400)) from None
     except ImportError as error:  # an extra that is not installed
         raise ApiError(501, str(error), kind="server_error", code="not_installed") from None

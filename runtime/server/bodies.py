@@ -1,30 +1,41 @@
 """The bodies of requests: JSON read strictly, then checked against the fields that an endpoint has."""
 
+import codecs
 import json
-import re
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from runtime.checks import check_text
 from runtime.server.errors import invalid
+from runtime.server.told import named, shortened, told
+from runtime.text.options import LEAST_TEMPERATURE
 
 T = TypeVar("T", bound=Struct)
-EXPECTED = re.compile(r"Expected (?P<wanted>.+?)(?:, got `(?P<got>[^`]*)`)?(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
-UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*?)`(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
-MISSING = re.compile(r"Object missing required field `(?P<field>.*?)`(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+MOST_DIGITS, LARGE = 40, 1e18  # of an integer; a float is taken for one up to here
 INTEGER_64 = Meta(ge=-(2**63), le=2**63 - 1)
 
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Ids = Annotated[list[TokenId], Meta(min_length=1)]
 Texts = {"type": "array", "minItems": 1, "items": {"type": "string"}}
-IdList = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}}
+TokenId = Annotated[int, Meta(extra_json_schema={"minimum": 0})]  # the model's vocabulary has the last word
+IdList = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
 IdLists = {"type": "array", "minItems": 1, "items": IdList}
 Prompt = Annotated[
-    str | list[str | TokenId | Ids],
+    Any,
     Meta(
         description="A text, a list of texts, the ids of a text, or a list of lists of ids.",
         extra_json_schema={"anyOf": [{"type": "string"}, Texts, IdList, IdLists]},
+    ),
+]
+TEMPERATURES = {"anyOf": [{"const": 0}, {"minimum": LEAST_TEMPERATURE}]}
+Biases = Annotated[
+    dict[str, Any],
+    Meta(
+        description="From ids, as strings of digits, to numbers from -100 to 100.",
+        extra_json_schema={
+            "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        },
     ),
 ]
 
@@ -41,7 +52,7 @@ class CompletionBody(Struct, forbid_unknown_fields=True, kw_only=True):
     model: str | None = None
     prompt: Prompt
     max_tokens: Annotated[int, Meta(ge=0)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2, extra_json_schema=TEMPERATURES)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     n: Annotated[int, Meta(ge=1)] | None = None
     best_of: Annotated[int, Meta(ge=1)] | None = None
@@ -57,7 +68,7 @@ class CompletionBody(Struct, forbid_unknown_fields=True, kw_only=True):
     seed: Annotated[int, INTEGER_64] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    logit_bias: dict[Annotated[str, Meta(pattern="^[0-9]+$")], Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logit_bias: Biases | None = None
     suffix: Annotated[None, Meta(description="Not supported: GPT-2 was not trained to fill gaps.")] = None
     user: str | None = None
     top_k: Annotated[int, Meta(ge=-1, description="-1 and 0 keep all ids.")] | None = None
@@ -101,21 +112,35 @@ class DetokenizeBody(Struct, forbid_unknown_fields=True, kw_only=True):
     model: str | None = None
 
 
+class InsideBody(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A text to look inside, or its ids."""
+
+    prompt: str | Ids
+    model: str | None = None
+
+
 def read_body(kind: type[T], body: bytes) -> T:
     """A body as an endpoint's fields; ApiError with the parameter's name unless it is as declared."""
     value = read_json(body)
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        param, message = told(str(error), value)
+        param, message = told(str(error), value, kind)
         raise invalid(param, message) from None
 
 
 def read_json(body: bytes) -> Any:
     """JSON as RFC 8259 has it: UTF-8, no NaN, and no key twice, which programs read in different ways."""
+    if body.startswith(codecs.BOM_UTF8):
+        raise invalid(None, "the body must be UTF-8 without a byte order mark")
     try:
-        text = body.decode("utf-8")
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse_constant, parse_float=number)
+        return json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_constant=refuse_constant,
+            parse_float=number,
+            parse_int=integer,
+        )
     except UnicodeDecodeError as error:
         raise invalid(None, f"the body must be UTF-8: {error.reason} at byte {error.start}") from None
     except json.JSONDecodeError as error:
@@ -130,11 +155,20 @@ def read_json(body: bytes) -> Any:
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
+    for key in found:
+        check_key(key)
     if len(found) < len(pairs):
         seen = set[str]()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise invalid(twice, f"{twice} must be given once, got it twice")
+        raise invalid(named(twice), f"{named(twice)} must be given once, got it twice")
     return found
+
+
+def check_key(key: str) -> None:
+    try:
+        check_text("a name", key)
+    except ValueError as error:
+        raise invalid(None, str(error)) from None
 
 
 def refuse_constant(name: str) -> float:
@@ -145,44 +179,11 @@ def number(text: str) -> float | int:
     """A number with a point; a whole one counts as an integer, as in JSON Schema."""
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return int(value) if value.is_integer() else value
+        raise ValueError(f"{shortened(text)} is too large a number")
+    return int(value) if value.is_integer() and abs(value) < LARGE else value
 
 
-def told(problem: str, value: Any) -> tuple[str | None, str]:
-    """(the parameter's name, what is wrong with it), from what msgspec says."""
-    if found := UNKNOWN.fullmatch(problem):
-        name = joined(found["path"], found["field"])
-        return name, f"{name} is not supported"
-    if found := MISSING.fullmatch(problem):
-        name = joined(found["path"], found["field"])
-        return name, f"{name} is missing"
-    found = EXPECTED.fullmatch(problem)
-    path = (found and found["path"]) or None
-    if not found or path is None:
-        return None, f"the body must be a JSON object, got {kind_of(value)}"
-    wanted = found["wanted"].replace("`", "").replace(" | ", " or ")
-    return path.split("[")[0].split(".")[0], f"{path} must be {wanted}, got {found['got'] or shown(value, path)}"
-
-
-def joined(path: str | None, field: str) -> str:
-    return f"{path}.{field}" if path else field
-
-
-def kind_of(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return kinds.get(type(value), "a number")
-
-
-def shown(value: Any, path: str) -> str:
-    """The value at a path such as `stop[0]`, for a message."""
-    for part in re.findall(r"[^.\[\]]+", path):
-        value = (
-            value[int(part)]
-            if isinstance(value, list) and part.isdigit()
-            else value.get(part, "…")
-            if isinstance(value, dict)
-            else "…"
-        )
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"{shortened(text)} is too large an integer")
+    return int(text)

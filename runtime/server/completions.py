@@ -50,7 +50,8 @@ async def prepared(work: Callable[[], T], body: CompletionBody) -> T:
 
 
 def size_of(prompt: Any) -> int:
-    return len(prompt) if isinstance(prompt, str) else sum(len(each) for each in prompt if isinstance(each, str))
+    texts = prompt if isinstance(prompt, list) else [prompt]
+    return sum(len(each) for each in texts if isinstance(each, str))
 
 
 async def first_of(events: AsyncGenerator[bytes]) -> bytes:

@@ -5,6 +5,7 @@ By default the mean over all tokens of the last layer's hidden states, after `ln
 
 import asyncio
 import base64
+from functools import partial
 
 import numpy as np
 from starlette.requests import Request
@@ -41,7 +42,9 @@ def check(body: EmbeddingBody, service: Service) -> None:
 
 
 def check_lengths(inputs: list[list[int]], service: Service) -> None:
-    context = service.model.prompting.context
+    context, most = service.model.prompting.context, service.admission.most
+    if len(inputs) > most:
+        raise invalid("input", f"input must be at most {most:,} texts on this server, got {len(inputs):,}")
     for number, ids in enumerate(inputs):
         if len(ids) > context:
             raise too_long("input", context, f"input[{number}] has {len(ids):,}")
@@ -53,8 +56,7 @@ async def embedded(service: Service, body: EmbeddingBody, inputs: list[list[int]
         with service.admission.admit(len(inputs)):
             async with asyncio.timeout(service.settings.timeout):
                 for ids in inputs:
-                    async with service.inspecting:  # one at a time: each run takes all threads
-                        vectors.append(await asyncio.to_thread(vector, service, body, ids))
+                    vectors.append(await service.inspected(partial(vector, service, body, ids)))
     except TimeoutError:
         raise timed_out(service.settings.timeout) from None
     tokens = sum(map(len, inputs))

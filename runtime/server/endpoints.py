@@ -10,6 +10,8 @@ from starlette.responses import Response
 from runtime.server import answers, bodies
 from runtime.server.completions import completions
 from runtime.server.embeddings import embeddings
+from runtime.server.inside import inside
+from runtime.server.page import page
 from runtime.server.status import healthz, metrics, model, models, readyz
 from runtime.server.tokens import detokenize, tokenize, tokenizer_info
 
@@ -54,11 +56,13 @@ ENDPOINTS = (
         bodies.EmbeddingBody,
         (*BAD_BODY, *UNDER_PRESSURE),
     ),
+    Endpoint("POST", "/inside", inside, "text/html", bodies.InsideBody, (*BAD_BODY, *UNDER_PRESSURE)),
     Endpoint("GET", "/v1/models", models, answers.ModelList, refusals=(401,)),
     Endpoint("GET", "/v1/models/{model}", model, answers.ModelCard, refusals=(401, 404)),
     Endpoint("POST", "/tokenize", tokenize, answers.Tokens, bodies.TokenizeBody, (*BAD_BODY, 404)),
     Endpoint("POST", "/detokenize", detokenize, answers.Detokenized, bodies.DetokenizeBody, (*BAD_BODY, 404)),
     Endpoint("GET", "/tokenizer_info", tokenizer_info, answers.TokenizerInfo, refusals=(401,)),
+    Endpoint("GET", "/", page, "text/html"),
     Endpoint("GET", "/healthz", healthz, answers.Status),
     Endpoint("GET", "/readyz", readyz, answers.Status, refusals=(503,)),
     Endpoint("GET", "/metrics", metrics, "text/plain"),

@@ -42,8 +42,9 @@ async def body_of(request: Request, kind: type[S], most: int) -> S:
         raise ApiError(
             415, f"Content-Type must be {JSON}, got {media_type[:60] or 'none'}", code="unsupported_media_type"
         )
-    if "content-encoding" in request.headers:
-        raise ApiError(415, "Content-Encoding is not supported; send the body as it is", code="unsupported_encoding")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ApiError(415, f"Content-Encoding must be identity, got {encoding[:60]}", code="unsupported_encoding")
     return read_body(kind, await bytes_of(request, most))
 
 

@@ -1,7 +1,9 @@
 """Service: what all endpoints of one server share."""
 
 import asyncio
+from collections.abc import Callable
 from time import time
+from typing import TypeVar
 
 from starlette.requests import Request
 
@@ -11,6 +13,8 @@ from runtime.server.errors import ApiError, out_of_memory
 from runtime.server.keys import Keys
 from runtime.server.metrics import Metrics
 from runtime.server.settings import ServerSettings
+
+T = TypeVar("T")
 
 
 class Service:
@@ -31,6 +35,21 @@ class Service:
         self.keys = Keys(settings.api_key_env, settings.api_key_file)
         self.admission = Admission(model.loop.slots, settings.max_queue)
         self.metrics = Metrics(self.admission, slots=model.loop.slots, model=self.name)
+
+    async def inspected(self, look: Callable[[], T]) -> T:
+        """Run the reference graph in a thread, one at a time, as each run takes all threads.
+
+        A client that leaves does not end its run: until it has ended by itself, no other begins.
+        """
+        await self.inspecting.acquire()
+        running = asyncio.ensure_future(asyncio.to_thread(look))
+        running.add_done_callback(self._inspected)
+        return await asyncio.shield(running)
+
+    def _inspected(self, run: asyncio.Future[T]) -> None:
+        self.inspecting.release()
+        if not run.cancelled():
+            run.exception()  # asked for, so that asyncio does not report one whose client has left
 
     def check_model(self, name: str | None) -> None:
         if name not in (None, self.name):

@@ -12,7 +12,10 @@ import uvicorn
 from starlette.applications import Starlette
 
 from runtime.server.logs import logger
+from runtime.server.protocol import Protocol
 from runtime.server.service import Service
+
+KEEP_ALIVE = 75  # seconds; longer than proxies and clients keep a connection, so that none is closed under a request
 
 
 def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
@@ -25,9 +28,7 @@ def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
     Raises:
         OSError: The address is not to be had.
     """
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=math.ceil(grace)
-    )
+    config = configured(app, grace)
     sockets = [bound(config, host, port)]
     name, number = sockets[0].getsockname()[:2]
     shown = f"[{name}]" if ":" in name else name
@@ -41,6 +42,18 @@ def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
         "" if service.keys.needed else ", without API keys",
     )
     Server(config, service).run(sockets)
+
+
+def configured(app: Starlette, grace: float) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=math.ceil(grace),
+    )
 
 
 def bound(config: uvicorn.Config, host: str, port: int) -> socket.socket:

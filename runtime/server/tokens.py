@@ -19,7 +19,7 @@ async def tokenize(request: Request) -> Response:
     body = await body_of(request, TokenizeBody, service.settings.max_body)
     service.check_model(body.model)
     prompting = service.model.prompting
-    with refusals():
+    with refusals("prompt"):
         text = check_text("prompt", body.prompt)
     ids = await asyncio.to_thread(prompting.tokenizer.encode, text)
     pieces = [prompting.tokenizer.piece(token) for token in ids] if body.return_token_strs else None
@@ -31,7 +31,7 @@ async def detokenize(request: Request) -> Response:
     service = service_of(request)
     body = await body_of(request, DetokenizeBody, service.settings.max_body)
     service.check_model(body.model)
-    with refusals():
+    with refusals("tokens"):
         ids = check_ids(body.tokens, service.model.bundle.manifest.architecture.vocab_size, "tokens")
     return JSONAnswer(Detokenized(await asyncio.to_thread(service.model.prompting.tokenizer.decode, ids)))
 

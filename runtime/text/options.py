@@ -1,5 +1,6 @@
 """Generation options: their ranges, their checks, and how they combine."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from runtime.arrays import Floats
 from runtime.checks import check_count, check_flag, check_number, check_text
 from runtime.text.grammars import Grammar, check_alone, check_grammar, check_json_schema, check_regex
 
+DIGITS = re.compile("[0-9]{1,18}")
 MAX_NEW_TOKENS = 64
 MOST_SEED = 2**64 - 1
 LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-6, 1e6  # beyond these, float32 scores overflow, or no longer differ
@@ -177,7 +179,7 @@ def check_logit_bias(name: str, value: object) -> tuple[tuple[int, float], ...]:
     """Ids may be strings of digits, as JSON's keys are."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a dictionary from ids to numbers, got {type(value).__name__}")
-    ids = [int(key) if isinstance(key, str) and key.isascii() and key.isdigit() else key for key in value]
+    ids = [int(key) if isinstance(key, str) and DIGITS.fullmatch(key) else key for key in value]
     return tuple(
         (check_count(f"an id of {name}", token, least=0), check_bias(f"{name}[{token}]", bias))
         for token, bias in zip(ids, value.values(), strict=True)

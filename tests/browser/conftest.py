@@ -5,16 +5,19 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from live_server import Live, live
 
 import runtime
 from runtime.inside.inspection import Inspection
 from runtime.inside.lens import Lens
 from runtime.inside.page import make_page
+from runtime.server import ServerSettings, create_app
 
 ARGUMENTS = [
     "--headless",
@@ -103,6 +106,56 @@ class Page:
             Select(self.find(name)).select_by_visible_text(str(number))
 
 
+class Console(Page):
+    """The server's page."""
+
+    def write(self, prompt: str, *, wait: bool = True, **settings: Any) -> None:
+        """Fill in the prompt and settings, and press Generate."""
+        self.run(
+            """const {elements} = document.getElementById("ask");
+            for (const [name, value] of Object.entries(arguments[0])) elements[name].value = value;""",
+            {"prompt": prompt, **settings},
+        )
+        self.find("#generate").click()
+        if wait:
+            self.until_done()
+
+    def until_done(self) -> None:
+        self.within(lambda: self.find("#generate").is_displayed())
+
+    def piece(self, position: int) -> Any:
+        return self.browser.find_elements("css selector", ".piece")[position]
+
+    def choices_shown(self) -> bool:
+        return bool(self.find("#choices").is_displayed())
+
+    def chord(self, held: str, key: str) -> None:
+        """A key while another is held."""
+        from selenium.webdriver import ActionChains, Keys
+
+        first, second = getattr(Keys, held), getattr(Keys, key)
+        ActionChains(self.browser).key_down(first).send_keys(second).key_up(first).perform()
+
+    def tab_to(self, name: str) -> None:
+        """Press Tab until what has this id or class is focused."""
+        for _ in range(20):
+            self.press("TAB")
+            if name in (self.focused("id"), self.focused("class")):
+                return
+        raise AssertionError(f"Tab does not reach {name}")
+
+    def look_inside(self) -> None:
+        """Press the button, and go to the tab that it opens, once all is unpacked there."""
+        self.find("#look-inside").click()
+        self.within(lambda: len(self.browser.window_handles) > 1)
+        self.browser.switch_to.window(self.browser.window_handles[-1])
+        self.within(lambda: self.run("return document.documentElement.dataset.ready"))
+
+    def close_tab(self) -> None:
+        self.browser.close()
+        self.browser.switch_to.window(self.browser.window_handles[0])
+
+
 GET_SELENIUM = "no selenium is installed; make test installs it"
 HOW = "get one: apt-get install chromium chromium-driver, or Chrome and its chromedriver from Google"
 
@@ -132,18 +185,29 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def show(browser: Any, tmp_path: Path) -> Callable[..., Page]:
-    """Open a page in a window of a size and a theme, and wait till all is unpacked unless told otherwise."""
+def visit(browser: Any) -> Callable[..., Page]:
+    """Open an address in a window of a size and a theme."""
 
-    def open_page(html: str, *, size: tuple[int, int] = WIDE, theme: str = "light", whole: bool = True) -> Page:
+    def open_page(address: str, *, size: tuple[int, int] = WIDE, theme: str = "light") -> Page:
         page = Page(browser)
         metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         page.theme(theme)
         page.log()  # of another page
+        browser.get(address)
+        return page
+
+    return open_page
+
+
+@pytest.fixture
+def show(visit: Callable[..., Page], tmp_path: Path) -> Callable[..., Page]:
+    """Open a page, and wait till all is unpacked unless told otherwise."""
+
+    def open_page(html: str, *, whole: bool = True, **looks: Any) -> Page:
         path = tmp_path / "page.html"
         path.write_text(html, encoding="utf-8")
-        browser.get(path.as_uri())
+        page = visit(path.as_uri(), **looks)
         if whole:
             page.within(lambda: page.run("return document.documentElement.dataset.ready"))
         return page
@@ -221,3 +285,43 @@ def imagined() -> Callable[..., tuple[Inspection, Lens]]:
         return inspection, Lens(tokens, ids, top, descending, top[-1, :, 0], ranks, descending[..., 0], pieces)
 
     return imagine
+
+
+@pytest.fixture
+def serve(bundle: Path) -> Iterator[Callable[..., Live]]:
+    """Make servers with limits of their own."""
+    with ExitStack() as stack:
+
+        def make(*, slots: int = 2, **limits: Any) -> Live:
+            settings = ServerSettings(**{"served_name": "novelist", **limits})
+            return stack.enter_context(live(create_app(runtime.load(bundle, device="cpu", slots=slots), settings)))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def served(bundle: Path) -> Iterator[Live]:
+    """A server with the default limits."""
+    loaded = runtime.load(bundle, device="cpu", slots=2, threads=2)
+    with live(create_app(loaded, ServerSettings(served_name="novelist"))) as found:
+        yield found
+
+
+@pytest.fixture
+def console(visit: Callable[..., Page], served: Live) -> Iterator[Callable[..., Console]]:
+    """Open a server's page; what it leaves under way and its tabs end with the test."""
+    browsers = []
+
+    def open_console(live: Live = served, **looks: Any) -> Console:
+        browser = visit(f"{live.url}/", **looks).browser
+        browsers.append(browser)
+        return Console(browser)
+
+    yield open_console
+    for browser in browsers[:1]:
+        first, *others = browser.window_handles
+        for other in others:
+            browser.switch_to.window(other)
+            browser.close()
+        browser.switch_to.window(first)
+        browser.get("about:blank")

@@ -21,7 +21,7 @@ from runtime.proof.rounded import RoundedStandard
 INT8 = Quality("int8", float32=20.0, at_once=20.1, token_by_token=20.1, agreement=1.0, rounding=0.012, most_cost=0.01)
 INT4 = replace(INT8, precision="int4", at_once=20.9, most_cost=0.1)
 FP16 = replace(INT8, precision="fp16", at_once=20.0, token_by_token=20.0, most_cost=0.002)
-CACHE = CacheQuality("fp32", 4088, (20.0, 20.0), (20.0, 20.01), agreement=0.99, rounding=0.007)
+CACHE = CacheQuality("fp32", 4088, 4088, (20.0, 20.0), (20.0, 20.01), agreement=0.99, rounding=0.007)
 CACHES = (CACHE, replace(CACHE, weights="int8"), replace(CACHE, weights="int4"))
 ROWS = tuple(
     Row(graph, "logits", "one token", 1e-7, 1e-7)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+import export.parity.int8_cache
 import runtime
 from export.graphs.int8_cache import write_int8_cache
+from export.parity.int8_cache import CacheQuality, judge_cache, squares
 from export.parity.rounding import rounded_cache
 from export.quantization.cache_scales import CALIBRATION, find_scales
 from runtime.bundle.bundle import open_bundle
@@ -197,8 +199,52 @@ def test_what_it_costs_is_in_the_manifest_and_within_a_thousandth(precise_bundle
         cost = np.sqrt(np.prod([int8 / float32 for float32, int8 in (quality["at_once"], quality["token_by_token"])]))
         assert quality["cost"] == pytest.approx(cost - 1)
         assert quality["cost"] <= 0.001 == quality["most_cost"]
-        assert quality["tokens"] == 8 * 511
+        assert quality["tokens"] == quality["stepped"] == 8 * 511
         assert 0.001 < quality["rounding"] < 0.05
+
+
+def test_its_perplexities_are_pytorchs_over_all_positions_and_over_the_last_ones(precise, precise_bundle, monkeypatch):
+    """Over so few readings that only the last ids are read id by id."""
+    monkeypatch.setattr(export.parity.int8_cache, "READINGS", 0)
+    monkeypatch.setattr(export.parity.int8_cache, "LEAST_STEPS", 9)
+    texts = precise.text_ids(2 * 150).reshape(2, 150)  # more ids than are read at once
+    with torch.no_grad():
+        logits = precise.truth(torch.from_numpy(texts[:, :-1])).logits
+    lost = -torch.log_softmax(logits, -1).gather(2, torch.from_numpy(texts[:, 1:, None]))[..., 0]
+    expected = logits.argmax(-1).numpy()
+    quality = judge_cache(open_bundle(precise_bundle, verify=False), "fp32", texts, expected)
+    assert (quality.tokens, quality.stepped) == (2 * 149, 2 * 9)
+    assert quality.at_once[0] == pytest.approx(float(lost.mean().exp()), rel=1e-5)
+    assert quality.token_by_token[0] == pytest.approx(float(lost[:, -9:].mean().exp()), rel=1e-5)
+    for float32, int8 in (quality.at_once, quality.token_by_token):
+        assert 0 < abs(int8 / float32 - 1) < 0.02
+    nothing = judge_cache(open_bundle(precise_bundle, verify=False), "fp32", texts, np.full_like(expected, -1))
+    assert nothing.agreement == 0 < 0.9 < quality.agreement
+
+
+@pytest.mark.parametrize(
+    ("texts", "length", "steps"),
+    [(8, 511, 511), (8, 1023, 64), (8, 95, 95), (8, 600, 424), (3, 2000, 731), (8, 2047, 64), (8, 30, 30)],
+)
+def test_texts_are_read_id_by_id_as_far_as_thousands_of_readings_take(texts, length, steps):
+    """So that 8,192 ids are read in both ways together, but at least 64 id by id, where the texts are so long."""
+    assert export.parity.int8_cache.steps_of(texts, length) == steps
+
+
+def test_logits_are_as_far_off_as_their_centred_rows():
+    """Of more rows than are compared at a time; a shift of a whole row is no distance."""
+    rng = np.random.default_rng(5)
+    true, noise = rng.standard_normal((70, 9)), rng.standard_normal((70, 9))
+    found = (true + noise + 3 * rng.standard_normal((70, 1))).astype(np.float32)
+    off, size = squares(found, true.astype(np.float32))
+    project = np.eye(9) - np.full((9, 9), 1 / 9)
+    assert off == pytest.approx(float(((noise @ project) ** 2).sum()), rel=1e-5)
+    assert size == pytest.approx(float(((true @ project) ** 2).sum()), rel=1e-5)
+
+
+def test_a_cost_is_the_mean_over_all_readings():
+    quality = CacheQuality("fp32", 300, 100, (20.0, 20.02), (25.0, 24.9), agreement=1.0, rounding=0.01)
+    assert quality.cost == pytest.approx((20.02 / 20) ** 0.75 * (24.9 / 25) ** 0.25 - 1, abs=1e-12)
 
 
 def test_each_graph_is_proved_on_this_machine(precise_bundle):

@@ -17,6 +17,7 @@ import tokenizers
 
 import runtime
 from runtime.cli.main import main as cli_main
+from runtime.graphs.kinds import runs as runs_kind
 from runtime.graphs.slots import HostSlots
 from runtime.graphs.work import Answer, Work
 
@@ -86,6 +87,14 @@ def probe(probes: list[Probe]) -> Probe:
 def model(bundle: Path) -> runtime.Model:
     """One model for the tests that only read it."""
     return runtime.load(bundle, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def cached(bundle: Path) -> runtime.Model:
+    """The same with int8 keys and values."""
+    if not runs_kind("int8_cache"):
+        pytest.skip("this ONNX Runtime has no query_seqlens")
+    return runtime.load(bundle, device="cpu", threads=1, verify=False, cache="int8")
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 import threading
+from importlib.util import find_spec
 
 import pytest
 
+import runtime
 from runtime.model import generate
 from runtime.text.options import check_settings
 
@@ -140,8 +142,8 @@ def begins(reference, guided, text):
     return reference(guided).try_consume_tokens(ids) == len(ids)
 
 
-@each_case
-def test_a_text_that_ends_by_itself_is_whole(model, guided, whole):
+def check_ends(model, guided, whole):
+    """Texts that end by themselves are whole, in each way of choosing ids."""
     ended = 0
     for way in (*WAYS, FLAT):
         completion = model.complete(PROMPT, max_new_tokens=90, **guided, **way)
@@ -153,6 +155,24 @@ def test_a_text_that_ends_by_itself_is_whole(model, guided, whole):
             assert whole(completion.text), completion.text
     assert ended >= len(WAYS) or guided == {"grammar": NESTED}
     assert ended
+
+
+@each_case
+def test_a_text_that_ends_by_itself_is_whole(model, guided, whole):
+    check_ends(model, guided, whole)
+
+
+@pytest.fixture(scope="module")
+def four_bits(request):
+    """The shipped checkpoint with int4 weights, which nothing makes without torch."""
+    if not find_spec("torch"):
+        pytest.skip("no bundle with int4 weights without torch")
+    return runtime.load(request.getfixturevalue("precise_bundle"), device="cpu", precision="int4")
+
+
+@each_case
+def test_a_text_of_int4_weights_is_whole_too(four_bits, guided, whole):
+    check_ends(four_bits, guided, whole)
 
 
 @pytest.mark.parametrize("guided", [guided for guided, _ in CASES], ids=NAMES)

@@ -25,11 +25,6 @@ LACKS = "this bundle has no int8 keys and values in {0}; export it with them: py
 served = pytest.mark.skipif(not runs("int8_cache"), reason="this ONNX Runtime has no query_seqlens")
 
 
-@pytest.fixture(scope="module")
-def cached(bundle):
-    return runtime.load(bundle, device="cpu", threads=1, verify=False, cache="int8")
-
-
 @pytest.fixture
 def without(bundle_copy):
     """A bundle as those that were made before."""

@@ -53,6 +53,7 @@ SEVERAL = {"n", "num_return_sequences", "best_of"}
 GUIDES = {"regex", "json_schema", "grammar"}
 UNSEARCHED = SAMPLING | GUIDES | {"stop", "logprobs", "prompt_logprobs", "draft", "best_of"}
 BEAM_RULES = {"length_penalty", "early_stopping"}
+NEEDED = dict.fromkeys(SEVERAL, "seed") | dict.fromkeys(BEAM_RULES, "num_beams")  # without which one is refused
 
 
 def refused(pair):
@@ -63,7 +64,7 @@ def refused(pair):
         return ["n and num_return_sequences"]
     if pair & BEAM_RULES and "num_beams" not in pair:
         return [sorted(pair & BEAM_RULES)[-1], "num_beams"]
-    if pair <= GUIDES or (pair & GUIDES and "ignore_eos" in pair):
+    if len(pair & GUIDES) == 2 or (pair & GUIDES and "ignore_eos" in pair):
         return list(pair)
     if "num_beams" in pair and pair & UNSEARCHED:
         return [*(pair - {"num_beams"}), "num_beams"]
@@ -98,10 +99,10 @@ def test_every_option_is_here():
     assert set(VALUES) == {*GenerationOptions.__annotations__, *CompleteOptions.__annotations__, "n"}
 
 
-@pytest.mark.parametrize("pair", list(combinations(VALUES, 2)), ids="-".join)
-def test_a_pair_works_or_is_refused_by_name(model, refusal, vocabulary, pair):
-    options = {name: VALUES[name] for name in pair}
-    if words := refused(set(pair)):
+def check(model, refusal, vocabulary, names):
+    """These options work together, or are refused."""
+    options = {name: VALUES[name] for name in names}
+    if words := refused(set(names)):
         message = refusal(ValueError, model.complete, PROMPT, **options)
         assert all(word in message for word in words)
         return
@@ -112,7 +113,19 @@ def test_a_pair_works_or_is_refused_by_name(model, refusal, vocabulary, pair):
     banned = {vocabulary.encode(word).ids[0] for word in ("the", " the")}
     for completion in completions:
         assert completion.token_ids
-        assert not holds(completion, set(pair), banned)
-    if not set(pair) & SAMPLING or "seed" in pair:
+        assert not holds(completion, set(names), banned)
+    if not set(names) & SAMPLING or "seed" in names:
         again = model.complete([PROMPT, "She"], **options)[0]
         assert again == made  # beside another prompt as alone
+
+
+@pytest.mark.parametrize("pair", list(combinations(VALUES, 2)), ids="-".join)
+def test_a_pair_works_or_is_refused_by_name(model, refusal, vocabulary, pair):
+    check(model, refusal, vocabulary, pair)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_each_works_with_int8_keys_and_values_as_with_float32s(cached, refusal, vocabulary, name):
+    check(cached, refusal, vocabulary, {name})
+    if name in NEEDED:
+        check(cached, refusal, vocabulary, {name, NEEDED[name]})

@@ -1,59 +1,14 @@
-"""A live server over a real socket, and the model that it serves."""
+"""Servers that are live, and the model that they serve."""
 
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
-import uvicorn
-from starlette.applications import Starlette
+from live_server import Live, live
 
 import runtime
 from runtime.server import ServerSettings, create_app
-from runtime.server.serving import Server
-
-
-@dataclass(frozen=True)
-class Live:
-    """A server that answers at `url`; `model` is what it serves."""
-
-    url: str
-    app: Starlette
-    client: httpx.Client
-
-    @property
-    def model(self) -> runtime.Model:
-        return self.app.state.service.model
-
-    def complete(self, **body) -> httpx.Response:
-        return self.client.post("/v1/completions", json=body)
-
-
-@contextmanager
-def live(app: Starlette) -> Iterator[Live]:
-    """Serve an app from a thread."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)  # so that who reads slowly is noticed early
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10)
-    server = Server(config, app.state.service)
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        with httpx.Client(base_url=url, timeout=60) as client:
-            yield Live(url, app, client)
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")

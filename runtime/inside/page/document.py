@@ -14,14 +14,21 @@ SCRIPTS = ("unpack", "colours", "spelling", "picture", "overview", "head", "text
 
 
 def document(contents: Mapping[str, Any], *, model: str) -> str:
-    style, script = source("page.css"), "\n".join(source(f"{name}.js") for name in SCRIPTS)
     return Template(source("page.html")).substitute(
         model=html.escape(model),
-        policy=policy(style, script),
-        style=style,
-        script=script,
+        policy=policy(style(), script()),
+        style=style(),
+        script=script(),
         contents=as_json(contents),
     )
+
+
+def style() -> str:
+    return source("page.css")
+
+
+def script() -> str:
+    return "\n".join(source(f"{name}.js") for name in SCRIPTS)
 
 
 def source(name: str) -> str:

@@ -1,0 +1,1 @@
+"""Servers under load: callers at once, and requests that arrive at random."""
