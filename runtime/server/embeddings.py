@@ -8,6 +8,7 @@ import base64
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -76,7 +77,5 @@ def vector(service: Service, body: EmbeddingBody, ids: list[int]) -> list[float]
 def pooled(states: Floats, pooling: str, *, normalize: bool) -> Floats:
     """Hidden states [S, C] as one vector [C]; worked out in float64, as float32's errors grow with a text's length."""
     precise = states.astype(np.float64)
-    found = precise[-1] if pooling == "last" else precise.mean(axis=0)
-    if normalize:
-        found /= np.linalg.norm(found)
-    return found.astype(np.float32)
+    found: NDArray[np.float64] = precise[-1] if pooling == "last" else precise.mean(axis=0)
+    return (found / np.linalg.norm(found) if normalize else found).astype(np.float32)
