@@ -18,6 +18,7 @@ INTEGER_64 = Meta(ge=-(2**63), le=2**63 - 1)
 
 Texts = {"type": "array", "minItems": 1, "items": {"type": "string"}}
 TokenId = Annotated[int, Meta(extra_json_schema={"minimum": 0})]  # the model's vocabulary has the last word
+Ids = Annotated[list[TokenId], Meta(min_length=1)]
 IdList = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
 IdLists = {"type": "array", "minItems": 1, "items": IdList}
 Prompt = Annotated[
