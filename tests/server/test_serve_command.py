@@ -97,6 +97,7 @@ def test_a_stream_that_takes_longer_than_its_grace_is_cut_off(start):
     assert time.monotonic() - began < 1 + 2
     assert "Traceback" not in server.log.read_text()
     assert "timeout graceful shutdown exceeded" in server.log.read_text()
+    assert 'finish_reasons=["cancelled"]' in server.log.read_text()
 
 
 def test_a_whole_answer_that_takes_longer_is_a_503(start):
