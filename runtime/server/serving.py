@@ -1,9 +1,13 @@
 """Runs the server with uvicorn: SIGTERM and SIGINT end it in peace, SIGHUP reads the API keys again."""
 
 import asyncio
+import errno
+import ipaddress
 import math
+import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +30,7 @@ def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
         grace: Seconds that requests under way have to end after SIGTERM or SIGINT.
 
     Raises:
-        OSError: The address is not to be had.
+        RuntimeError: The address is not to be had.
     """
     config = configured(app, grace)
     sockets = [bound(config, host, port)]
@@ -41,6 +45,12 @@ def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
         service.admission.slots,
         "" if service.keys.needed else ", without API keys",
     )
+    if not (service.keys.needed or is_loopback(name)):
+        logger.warning(
+            "whoever reaches %s:%d may use the server, as it has no API keys and listens beyond this machine",
+            shown,
+            number,
+        )
     Server(config, service).run(sockets)
 
 
@@ -58,7 +68,46 @@ def configured(app: Starlette, grace: float) -> uvicorn.Config:
 
 def bound(config: uvicorn.Config, host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=config.backlog)
+    try:
+        return socket.create_server((host, port), family=family, backlog=config.backlog)
+    except OSError as error:
+        raise RuntimeError(f"cannot listen at port {port} of {host}: {advice(error)}") from None
+
+
+def advice(error: OSError) -> str:
+    """Why an address is not to be had, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return "it is in use; end what listens there, or take another port (0 is any that is free)"
+    if error.errno == errno.EACCES:
+        return "this user may not; take a port from 1,024 on"
+    if error.errno in (errno.EADDRNOTAVAIL, socket.EAI_NONAME, socket.EAI_AGAIN):
+        return "this machine has no such address; take 127.0.0.1, or 0.0.0.0 for all that it has"
+    return os.strerror(error.errno or 0)
+
+
+def is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+@contextmanager
+def end_at_once() -> Iterator[None]:
+    """Let SIGTERM end the process, with exit code 0, until `serve` has handlers of its own.
+
+    Process 1 of a container would not hear it without a handler. SIGHUP, which has nothing to read again yet, would
+    end other processes.
+    """
+
+    def end(*_: object) -> None:
+        sys.exit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_IGN) if sys.platform != "win32" else None
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if sys.platform != "win32":
+            signal.signal(signal.SIGHUP, hung_up)
 
 
 class Server(uvicorn.Server):

@@ -61,11 +61,13 @@ class ServerSettings:
             check_count("max_tokens", self.max_tokens)
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> ServerSettings:
-    """The settings that variables such as GPT2_ONNX_MAX_QUEUE give; what is not set has its default."""
-    given = {field.name: environment.get(f"{PREFIX}{field.name.upper()}") for field in fields(ServerSettings)}
-    types = {field.name: str(field.type) for field in fields(ServerSettings)}
-    return ServerSettings(**{name: parsed(name, types[name], text) for name, text in given.items() if text is not None})
+def from_environment(environment: Mapping[str, str] = os.environ, **given: Any) -> ServerSettings:
+    """The settings of variables such as GPT2_ONNX_MAX_QUEUE, but for those that are given; the rest has its default."""
+    for field in fields(ServerSettings):
+        text = environment.get(f"{PREFIX}{field.name.upper()}")
+        if text is not None and field.name not in given:
+            given[field.name] = parsed(field.name, str(field.type), text)
+    return ServerSettings(**given)
 
 
 def parsed(name: str, kind: str, text: str) -> Any:
