@@ -19,6 +19,7 @@ from runtime.server.logs import logger
 from runtime.server.protocol import Protocol
 from runtime.server.service import Service
 
+LAST = 1  # seconds after the grace, for clients to read that their texts have ended; then connections are cut off
 KEEP_ALIVE = 75  # seconds; longer than proxies and clients keep a connection, so that none is closed under a request
 
 
@@ -62,7 +63,7 @@ def configured(app: Starlette, grace: float) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=math.ceil(grace),
+        timeout_graceful_shutdown=math.ceil(grace) + LAST,
     )
 
 
@@ -131,6 +132,8 @@ class Server(uvicorn.Server):
     def _end(self, number: int) -> None:
         """The first signal ends in peace; a second SIGINT at once."""
         if not self.should_exit:
+            grace = (self.config.timeout_graceful_shutdown or LAST) - LAST
+            asyncio.get_running_loop().call_later(grace, self._service.end_all)
             logger.info(
                 "%s: no new requests; %d texts under way may end",
                 signal.Signals(number).name,
