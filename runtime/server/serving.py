@@ -68,6 +68,8 @@ def configured(app: Starlette, grace: float) -> uvicorn.Config:
 
 
 def bound(config: uvicorn.Config, host: str, port: int) -> socket.socket:
+    if not host:  # all addresses, for the socket
+        raise ValueError("host must be a name or an address, got ''")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=config.backlog)

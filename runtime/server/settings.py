@@ -59,6 +59,9 @@ class ServerSettings:
         check_flag("log_prompts", self.log_prompts)
         if self.max_tokens is not None:
             check_count("max_tokens", self.max_tokens)
+        for name in ("served_name", "api_key_env", "api_key_file"):
+            if getattr(self, name) == "":  # of a variable that was meant to hold something
+                raise ValueError(f"{name} must be a name, got ''")
 
 
 def from_environment(environment: Mapping[str, str] = os.environ, **given: Any) -> ServerSettings:
