@@ -6,8 +6,10 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 import runtime
@@ -87,6 +89,43 @@ def test_each_command_that_serves_is_one_that_the_command_line_takes():
     assert factory[factory.index("--factory") + 1] == "runtime.server:create_app"
     (docker,) = [part for part in commands if part[0] == "docker"]
     assert docker[-1] == "gpt2-onnx"
+
+
+STARTS = [line for block in blocks("sh") for line in joined(block) if re.search("runtime serve|uvicorn", line)]
+
+
+@pytest.mark.parametrize("line", STARTS)
+def test_each_command_that_serves_does(start, bundle, tmp_path, line):
+    """At a port and with a bundle of the tests', which has no int8."""
+    (tmp_path / "keys.txt").write_text("first-long-key\n")
+    here = line.replace("models/novelist-onnx", str(bundle)).replace("keys.txt", str(tmp_path / "keys.txt"))
+    here = here.replace(" --precision int8 --cache int8", "").replace(" --port 8000", "")
+    server = start(command=("bash", "-c", f"PATH={Path(sys.executable).parent}:$PATH exec env {here} --port 0"))
+    headers = {"Authorization": "Bearer first-long-key"}
+    answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "It", "max_tokens": 2}, headers=headers)
+    assert answer.json()["usage"]["completion_tokens"] <= 2
+    assert httpx.get(f"{server.url}/v1/models").status_code == (401 if "key" in line else 200)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_of_the_log_is_as_on_the_page(start, form):
+    server = start("--log-format", form)
+    body = {"prompt": "The old house stood", "max_tokens": 10, "temperature": 0}
+    httpx.post(f"{server.url}/v1/completions", json=body)
+    (told,) = [block.rstrip() for block in blocks(form) if "POST" in block]
+    changing = re.compile(r'\d\d:\d\d:\d\d|"time": "[^"]*"|id=?"?:? ?"\w+"|seconds"?[=:] ?[\d.]+')
+    assert changing.sub("", server.logged("POST")) == changing.sub("", told)
+
+
+def test_the_sums_of_slots_and_callers():
+    rows = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if re.match(r"\| (fp32|int8) \|", line)]
+    numbers = [[float(cell.replace(",", "")) for cell in row[1:]] for row in rows]
+    for _, eight, of_eight, sixteen, of_sixteen in numbers[:2]:
+        assert (of_eight, of_sixteen) == pytest.approx((eight / 8, sixteen / 16), abs=0.051)
+    for read, decoded, *told in numbers[2:]:
+        seconds = 128 / read + 64 / decoded
+        assert told == [round(seconds, 2), round(1 / seconds, 1), round(0.7 * 60 / seconds)]
+    assert len(numbers) == 4
 
 
 def test_all_fields_are_named():
