@@ -1,9 +1,13 @@
 """The wheel: both packages and nothing else, and the runtime's tests in an environment that has no torch."""
 
+import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -72,3 +76,46 @@ def test_the_runtimes_tests_pass_without_torch(wheel, bundle, tmp_path, chosen):
     assert " passed" in summary
     help_text = run(environment / "bin" / "gpt2-onnx", "--help")
     assert "complete" in help_text
+
+
+@pytest.mark.wide
+def test_what_the_image_installs_serves_by_the_images_command(wheel, bundle, tmp_path):
+    """In an environment of its own: the extras, the command and the signal are the Dockerfile's."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    extras = re.search(r'"\$1\[(.*?)\]"', text)[1]
+    command = json.loads(re.search(r"^CMD (.+)$", text, re.MULTILINE)[1])
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    settings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    settings |= {"GPT2_ONNX_MODEL": str(bundle), "PYTHONUNBUFFERED": "1"}
+    run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        ROOT / "constraints.txt",
+        f"{wheel}[{extras}]",
+        env=settings,
+    )
+    run(python, "-m", "pip", "check", env=settings)
+    told = [environment / "bin" / "gpt2-onnx", *command, "--port", "0"]
+    with subprocess.Popen(told, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=settings) as process:
+        try:
+            port = next(
+                found[1] for line in process.stderr if (found := re.search(r"at http://0\.0\.0\.0:(\d+)", line))
+            )
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/v1/completions",
+                json.dumps({"prompt": "It was", "max_tokens": 3, "regex": "[a-z ]+"}).encode(),
+                {"Content-Type": "application/json"},
+            )
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(request, timeout=60) as response:
+                assert json.load(response)["usage"]["completion_tokens"] <= 3
+            process.send_signal(getattr(signal, re.search(r"^STOPSIGNAL (\w+)$", text, re.MULTILINE)[1]))
+            assert process.wait(30) == 0
+        finally:
+            process.kill()

@@ -7,15 +7,18 @@ from typing import Any
 from runtime.cli.arguments import add_loading
 
 NEEDED = "serving needs the extra `serve`: pip install 'gpt2-onnx[serve]'"
+LOADING = ("precision", "device", "threads", "gpu_mem_limit", "slots", "cache")
 
 
 def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "serve",
         help="serve OpenAI's API",
-        description="Serve OpenAI's API over HTTP. SIGTERM ends it once the requests under way have ended.",
+        description="Serve OpenAI's API over HTTP. SIGTERM ends it once the requests under way have ended. Each limit, "
+        "and how the model is loaded, may also be given by a variable such as GPT2_ONNX_MAX_QUEUE; a flag goes first.",
     )
     add_loading(parser)
+    parser.set_defaults(device=None)  # so that a flag that was not given leaves GPT2_ONNX_DEVICE its say
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: all CPUs)")
@@ -48,27 +51,22 @@ def add_to(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Load the model, and serve it until a signal comes."""
     try:
-        from runtime.server import ServerSettings, create_app
-        from runtime.server.loading import load_to_serve
+        from runtime.server import create_app
+        from runtime.server.loading import load_options, load_to_serve
         from runtime.server.logs import set_up
-        from runtime.server.serving import serve
+        from runtime.server.serving import end_at_once, serve
+        from runtime.server.settings import ServerSettings, from_environment
     except ModuleNotFoundError as error:
         raise ImportError(f"{NEEDED} ({error.name} is missing)") from None
     from runtime.checks import check_count, check_number
 
     port = check_count("port", options.port, least=0, most=65_535)
     grace = check_number("grace", options.grace, "a number of seconds from 0 to 86,400", least=0, most=86_400)
-    given = {field.name: getattr(options, field.name) for field in fields(ServerSettings) if field.name in options}
-    settings = ServerSettings(**given)
+    limits = {field.name: getattr(options, field.name) for field in fields(ServerSettings) if field.name in options}
+    settings = from_environment(**limits)
+    given = {name: getattr(options, name) for name in LOADING if getattr(options, name) is not None}
     set_up(options.log_format)
-    model = load_to_serve(
-        options.model,
-        precision=options.precision,
-        device=options.device,
-        threads=options.threads,
-        gpu_mem_limit=options.gpu_mem_limit,
-        slots=options.slots,
-        cache=options.cache,
-    )
-    serve(create_app(model, settings), host=options.host, port=port, grace=grace)
+    with end_at_once():
+        app = create_app(load_to_serve(options.model, **load_options() | given), settings)
+        serve(app, host=options.host, port=port, grace=grace)
     return 0

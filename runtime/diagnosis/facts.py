@@ -11,6 +11,7 @@ from types import ModuleType
 from runtime.diagnosis.machine import (
     LIBRARIES,
     ONNX_RUNTIMES,
+    SERVE,
     Gpu,
     find_gpus,
     find_libraries,
@@ -30,6 +31,7 @@ class Facts:
         python, platform: Their names and versions.
         packages: Versions of this package and its dependencies.
         wheels: Versions of the installed packages that contain ONNX Runtime; there should be one.
+        server: Versions of what the extra `serve` installs, None for what is missing; empty if nothing of it is there.
         import_error: Why `import onnxruntime` fails, or None.
         cuda: The version of CUDA that the wheel was built for, "" for a CPU-only wheel.
         providers: Why each does not work, or None if it does.
@@ -47,6 +49,7 @@ class Facts:
     platform: str
     packages: Mapping[str, str]
     wheels: Mapping[str, str]
+    server: Mapping[str, str | None] = field(default_factory=dict)
     import_error: str | None = None
     cuda: str = ""
     providers: Mapping[str, str | None] = field(default_factory=dict)
@@ -75,6 +78,7 @@ def gather(*, probing: bool = True) -> Facts:
         platform=platform.platform(),
         packages=installed(LIBRARIES),
         wheels=installed(ONNX_RUNTIMES),
+        server=installed_server(),
         import_error=import_error,
         cuda=built_for_cuda(),
         providers=probe_providers(onnxruntime) if onnxruntime and probing else {},
@@ -87,6 +91,12 @@ def gather(*, probing: bool = True) -> Facts:
         telemetry=os.environ.get("ORT_DISABLE_TELEMETRY") != "1",
     )
     return with_libraries(facts)
+
+
+def installed_server() -> dict[str, str | None]:
+    """What the extra `serve` installs; nothing unless uvicorn or starlette is there, which the server alone needs."""
+    found = installed(SERVE)
+    return {name: found.get(name) for name in SERVE} if {"starlette", "uvicorn"} & set(found) else {}
 
 
 def with_libraries(facts: Facts) -> Facts:

@@ -11,6 +11,7 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LEAST_ONNXRUNTIME = (1, 27)
 LEAST_DRIVER = {12: 525, 13: 580}  # for the major version of CUDA: NVIDIA's CUDA compatibility guide, for Linux
 LEAST_CAPABILITY = {12: 6.0, 13: 7.5}  # CUDA 13 dropped Maxwell, Pascal and Volta
+FASTER = ("httptools", "uvloop")  # uvicorn works without them
 LATEST_CUDA = 13  # onnxruntime-gpu on PyPI is built for it from 1.27 on
 
 
@@ -24,7 +25,7 @@ class Finding:
 
 
 def find(facts: Facts) -> tuple[Finding, ...]:
-    return (*of_installation(facts), *of_cuda(facts), *of_settings(facts))
+    return (*of_installation(facts), *of_server(facts), *of_cuda(facts), *of_settings(facts))
 
 
 def of_installation(facts: Facts) -> Iterator[Finding]:
@@ -54,6 +55,17 @@ def of_installation(facts: Facts) -> Iterator[Finding]:
     if facts.wrong_products:
         what = f"int8 and int4 are computed wrongly on this processor: {'; '.join(facts.wrong_products)}"
         yield Finding("problem", what, "precision='fp32', and pip install --upgrade onnxruntime for the others")
+
+
+def of_server(facts: Facts) -> Iterator[Finding]:
+    """A part of the extra `serve` that is missing. Without all of it nobody wants to serve, which is no finding."""
+    missing = [name for name, version in facts.server.items() if version is None]
+    needed = [name for name in missing if name not in FASTER]
+    fix = 'pip install "gpt2-onnx[serve]"'
+    if needed:
+        yield Finding("problem", f"the extra `serve` is not complete: {', '.join(missing)} missing", fix)
+    elif missing:
+        yield Finding("warning", f"the server is slower than it could be: {', '.join(missing)} missing", fix)
 
 
 def parsed(version: str) -> tuple[int, ...]:

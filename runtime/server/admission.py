@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from runtime.server.errors import ApiError, invalid, overloaded
+from runtime.server.errors import ApiError, invalid, overloaded, shutting_down
 
 WEIGHT = 0.1  # of the newest text in the mean
 MOST_WAIT = 60  # seconds that a client is asked to wait
@@ -39,7 +39,7 @@ class Admission:
                 f"prompts times completions must be at most {self.most:,} texts on this server, got {texts:,}",
             )
         if self.draining:
-            raise overloaded(503, "the server is shutting down", 1, kind="server_error", code="shutting_down")
+            raise shutting_down()
         if self.under_way + texts > self.most:
             raise self._refusal()
         self.under_way += texts

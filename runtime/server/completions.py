@@ -17,7 +17,7 @@ from runtime.server.answers import Choice, CompletionAnswer, Usage
 from runtime.server.asked import Asked, refusals, understand
 from runtime.server.bodies import CompletionBody
 from runtime.server.choices import Speaker, chosen, completion_of, usage
-from runtime.server.errors import out_of_memory, timed_out
+from runtime.server.errors import ApiError, out_of_memory, timed_out
 from runtime.server.events import DONE, EventStream, event
 from runtime.server.requests import JSONAnswer, body_of, while_there
 from runtime.server.service import Service, service_of
@@ -111,7 +111,9 @@ class Job:
     @contextmanager
     def _admitted(self) -> Iterator[None]:
         """Let the texts run, if there is room for them, for so long as they may."""
-        expiry = asyncio.get_running_loop().call_later(self._service.settings.timeout, self._expire)
+        seconds, endings = self._service.settings.timeout, self._service.endings
+        expiry = asyncio.get_running_loop().call_later(seconds, self._end, timed_out(seconds))
+        endings.add(self._end)
         try:
             with self._service.admission.admit(len(self.texts)):
                 yield
@@ -119,13 +121,14 @@ class Job:
             raise out_of_memory() from None
         finally:
             expiry.cancel()
+            endings.discard(self._end)
             self._service.metrics.finished(self.texts)
 
-    def _expire(self) -> None:
-        """End texts that have taken too long; the engine's next step frees their slots."""
+    def _end(self, error: ApiError) -> None:
+        """End texts that may not go on; the engine's next step frees their slots."""
         for text in self.texts:
             if not text.finished:
-                text.error = timed_out(self._service.settings.timeout)
+                text.error = error
 
     def _speaker(self, index: int) -> Speaker:
         asked = self._asked

@@ -63,5 +63,9 @@ def out_of_memory() -> ApiError:
     return overloaded(503, message, 5, kind="server_error", code="out_of_memory")
 
 
+def shutting_down() -> ApiError:
+    return overloaded(503, "the server is shutting down", 1, kind="server_error", code="shutting_down")
+
+
 def timed_out(seconds: float) -> ApiError:
     return ApiError(504, f"the request took longer than the {seconds:g} s allowed", kind="server_error", code="timeout")

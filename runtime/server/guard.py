@@ -1,5 +1,6 @@
 """Guard: what stands around all endpoints. It names a request, asks for a key, counts, logs, and catches errors."""
 
+import asyncio
 import re
 import secrets
 from time import monotonic
@@ -8,7 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.server.errors import ApiError
+from runtime.server.errors import ApiError, shutting_down
 from runtime.server.logs import Record, logger
 from runtime.server.requests import CLIENT_GONE, refusal
 from runtime.server.service import Service
@@ -43,6 +44,11 @@ class Guard:
             await self._app(scope, receive, tell)
         except ClientDisconnect:
             status = CLIENT_GONE
+        except asyncio.CancelledError:  # uvicorn cancels what takes longer than its grace; the log has a line of that
+            if not self._service.admission.draining:
+                raise
+            if not status:
+                await refusal(shutting_down())(scope, receive, tell)
         except Exception as error:
             told = self._service.told(error, record.name)
             if told.status == 500:

@@ -14,9 +14,9 @@ VARIABLES = {"precision": str, "device": str, "cache": str, "threads": int, "slo
 def load_to_serve(path: Folder = None, *, slots: int | None = None, **options: Any) -> Model:
     """`runtime.load` with 32 slots unless told otherwise; with fewer where the memory does not hold as many."""
     try:
-        return load(path, slots=slots or SLOTS, **options)
+        return load(path, slots=SLOTS if slots is None else slots, **options)
     except MemoryError:
-        if slots:
+        if slots is not None:
             raise
         return load(path, **options)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime.engine.texts import GeneratedText
 from runtime.server.bodies import CompletionBody
+from runtime.server.metrics import reason_of
 
 FORMATS = ("text", "json")
 logger = logging.getLogger("runtime.server")
@@ -41,7 +42,7 @@ class Record:
             "prompt_tokens": sum(len(text.generation.prompt_ids) for text in self._texts),
             "cached_tokens": sum(text.reused or 0 for text in self._texts),
             "completion_tokens": sum(len(text.generation.token_ids) for text in self._texts),
-            "finish_reasons": sorted({str(text.generation.finish_reason) for text in self._texts}),
+            "finish_reasons": sorted(set(map(reason_of, self._texts))),
             **self._asked,
         }
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from runtime.model import Model
 from runtime.server.admission import Admission
-from runtime.server.errors import ApiError, out_of_memory
+from runtime.server.errors import ApiError, out_of_memory, shutting_down
 from runtime.server.keys import Keys
 from runtime.server.metrics import Metrics
 from runtime.server.settings import ServerSettings
@@ -23,6 +23,7 @@ class Service:
     Attributes:
         name: The name under which clients ask for the model.
         inspecting: Held while the reference graph runs.
+        endings: What ends a request's texts with an error, of each request that generates.
         fingerprint: Changes when the weights or their precision do, and with them what a seed gives.
     """
 
@@ -32,6 +33,7 @@ class Service:
         self.fingerprint = f"fp_{model.bundle.manifest.source.weights_sha256[:10]}_{model.precision}"
         self.began = int(time())
         self.inspecting = asyncio.Lock()
+        self.endings = set[Callable[[ApiError], None]]()
         self.keys = Keys(settings.api_key_env, settings.api_key_file)
         self.admission = Admission(model.loop.slots, settings.max_queue)
         self.metrics = Metrics(self.admission, slots=model.loop.slots, model=self.name)
@@ -59,6 +61,11 @@ class Service:
                 param="model",
                 code="model_not_found",
             )
+
+    def end_all(self) -> None:
+        """End what is still generated, as the server shuts down; clients are told so."""
+        for end in self.endings:
+            end(shutting_down())
 
     def told(self, error: Exception, request: str) -> ApiError:
         """What a client is told of an error; of one that nobody has foreseen, only the request's id."""

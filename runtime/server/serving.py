@@ -1,9 +1,13 @@
 """Runs the server with uvicorn: SIGTERM and SIGINT end it in peace, SIGHUP reads the API keys again."""
 
 import asyncio
+import errno
+import ipaddress
 import math
+import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +19,7 @@ from runtime.server.logs import logger
 from runtime.server.protocol import Protocol
 from runtime.server.service import Service
 
+LAST = 1  # seconds after the grace, for clients to read that their texts have ended; then connections are cut off
 KEEP_ALIVE = 75  # seconds; longer than proxies and clients keep a connection, so that none is closed under a request
 
 
@@ -26,7 +31,7 @@ def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
         grace: Seconds that requests under way have to end after SIGTERM or SIGINT.
 
     Raises:
-        OSError: The address is not to be had.
+        RuntimeError: The address is not to be had.
     """
     config = configured(app, grace)
     sockets = [bound(config, host, port)]
@@ -41,6 +46,12 @@ def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
         service.admission.slots,
         "" if service.keys.needed else ", without API keys",
     )
+    if not (service.keys.needed or is_loopback(name)):
+        logger.warning(
+            "whoever reaches %s:%d may use the server, as it has no API keys and listens beyond this machine",
+            shown,
+            number,
+        )
     Server(config, service).run(sockets)
 
 
@@ -53,13 +64,54 @@ def configured(app: Starlette, grace: float) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=math.ceil(grace),
+        timeout_graceful_shutdown=math.ceil(grace) + LAST,
     )
 
 
 def bound(config: uvicorn.Config, host: str, port: int) -> socket.socket:
+    if not host:  # all addresses, for the socket
+        raise ValueError("host must be a name or an address, got ''")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=config.backlog)
+    try:
+        return socket.create_server((host, port), family=family, backlog=config.backlog)
+    except OSError as error:
+        raise RuntimeError(f"cannot listen at port {port} of {host}: {advice(error)}") from None
+
+
+def advice(error: OSError) -> str:
+    """Why an address is not to be had, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return "it is in use; end what listens there, or take another port (0 is any that is free)"
+    if error.errno == errno.EACCES:
+        return "this user may not; take a port from 1,024 on"
+    if error.errno in (errno.EADDRNOTAVAIL, socket.EAI_NONAME, socket.EAI_AGAIN):
+        return "this machine has no such address; take 127.0.0.1, or 0.0.0.0 for all that it has"
+    return os.strerror(error.errno or 0)
+
+
+def is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+@contextmanager
+def end_at_once() -> Iterator[None]:
+    """Let SIGTERM end the process, with exit code 0, until `serve` has handlers of its own.
+
+    Process 1 of a container would not hear it without a handler. SIGHUP, which has nothing to read again yet, would
+    end other processes.
+    """
+
+    def end(*_: object) -> None:
+        sys.exit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_IGN) if sys.platform != "win32" else None
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if sys.platform != "win32":
+            signal.signal(signal.SIGHUP, hung_up)
 
 
 class Server(uvicorn.Server):
@@ -83,6 +135,8 @@ class Server(uvicorn.Server):
     def _end(self, number: int) -> None:
         """The first signal ends in peace; a second SIGINT at once."""
         if not self.should_exit:
+            grace = (self.config.timeout_graceful_shutdown or LAST) - LAST
+            asyncio.get_running_loop().call_later(grace, self._service.end_all)
             logger.info(
                 "%s: no new requests; %d texts under way may end",
                 signal.Signals(number).name,

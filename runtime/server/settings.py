@@ -59,13 +59,18 @@ class ServerSettings:
         check_flag("log_prompts", self.log_prompts)
         if self.max_tokens is not None:
             check_count("max_tokens", self.max_tokens)
+        for name in ("served_name", "api_key_env", "api_key_file"):
+            if getattr(self, name) == "":  # of a variable that was meant to hold something
+                raise ValueError(f"{name} must be a name, got ''")
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> ServerSettings:
-    """The settings that variables such as GPT2_ONNX_MAX_QUEUE give; what is not set has its default."""
-    given = {field.name: environment.get(f"{PREFIX}{field.name.upper()}") for field in fields(ServerSettings)}
-    types = {field.name: str(field.type) for field in fields(ServerSettings)}
-    return ServerSettings(**{name: parsed(name, types[name], text) for name, text in given.items() if text is not None})
+def from_environment(environment: Mapping[str, str] = os.environ, **given: Any) -> ServerSettings:
+    """The settings of variables such as GPT2_ONNX_MAX_QUEUE, but for those that are given; the rest has its default."""
+    for field in fields(ServerSettings):
+        text = environment.get(f"{PREFIX}{field.name.upper()}")
+        if text is not None and field.name not in given:
+            given[field.name] = parsed(field.name, str(field.type), text)
+    return ServerSettings(**given)
 
 
 def parsed(name: str, kind: str, text: str) -> Any:

@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import sys
+import tomllib
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ import runtime
 from runtime.diagnosis import facts as gathering
 from runtime.diagnosis.facts import Facts
 from runtime.diagnosis.findings import find
-from runtime.diagnosis.machine import Gpu, find_gpus, find_libraries, wanted_libraries
+from runtime.diagnosis.machine import SERVE, Gpu, find_gpus, find_libraries, wanted_libraries
 from runtime.diagnosis.probe import probe_providers
 from runtime.diagnosis.processor import find_processor
 from runtime.diagnosis.report import Diagnosis
@@ -45,6 +46,15 @@ ON_GPU = replace(
     gpus=(H200,),
     no_gpu=None,
 )
+SERVER = {
+    "starlette": "1.10.0",
+    "uvicorn": "0.54.0",
+    "httptools": "0.9.0",
+    "msgspec": "0.22.0",
+    "prometheus-client": "0.26.0",
+    "llguidance": "1.9.1",
+    "uvloop": "0.23.0",
+}
 NO_CUDA = {"CUDAExecutionProvider": "it fell back", "CPUExecutionProvider": None}
 PROBLEMS = {
     "no wheel": (
@@ -81,6 +91,16 @@ PROBLEMS = {
         replace(ON_CPU, wrong_products=("MatMulNBits of 4 bits: 4 instead of 8",)),
         "int8 and int4 are computed wrongly on this processor: MatMulNBits of 4 bits: 4 instead of 8",
         "precision='fp32'",
+    ),
+    "a server without a part of it": (
+        replace(ON_CPU, server={**SERVER, "msgspec": None, "uvloop": None}),
+        "the extra `serve` is not complete: msgspec, uvloop missing",
+        'pip install "gpt2-onnx[serve]"',
+    ),
+    "a server without guides": (
+        replace(ON_CPU, server={**SERVER, "llguidance": None}),
+        "the extra `serve` is not complete: llguidance missing",
+        'pip install "gpt2-onnx[serve]"',
     ),
     "no driver": (
         replace(ON_GPU, providers=NO_CUDA, gpus=(), no_gpu="nvidia-smi is not installed"),
@@ -124,12 +144,17 @@ WARNINGS = {
         "NVIDIA H200 is not used: onnxruntime is built without CUDA",
         'pip uninstall -y onnxruntime && pip install "gpt2-onnx[gpu]"',
     ),
+    "a slower server": (
+        replace(ON_CPU, server={**SERVER, "uvloop": None, "httptools": None}),
+        "the server is slower than it could be: httptools, uvloop missing",
+        'pip install "gpt2-onnx[serve]"',
+    ),
     "telemetry": (replace(ON_CPU, telemetry=True), "may send telemetry", "export ORT_DISABLE_TELEMETRY=1"),
     "a quota": (replace(ON_CPU, threads=2), "a quota leaves 2 of 8 CPUs", "raise the container's CPU limit"),
 }
 
 
-@pytest.mark.parametrize("facts", [ON_CPU, ON_GPU], ids=["CPU", "CUDA"])
+@pytest.mark.parametrize("facts", [ON_CPU, ON_GPU, replace(ON_CPU, server=SERVER)], ids=["CPU", "CUDA", "serve"])
 def test_nothing_is_found_where_all_is_well(facts):
     assert find(facts) == ()
     assert Diagnosis(facts, ()).healthy
@@ -305,6 +330,42 @@ def test_wheels_over_one_another_are_told_where_nothing_else_runs(run_python, tm
     assert done.returncode == 1
     assert "problem: onnxruntime and onnxruntime-gpu are installed over one another" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+# the server
+
+
+def test_a_server_is_told_with_its_versions_and_one_that_is_not_there_with_the_command():
+    assert "\nserve                     starlette 1.10.0, uvicorn 0.54.0," in str(
+        Diagnosis(replace(ON_CPU, server=SERVER), ())
+    )
+    broken = str(Diagnosis(replace(ON_CPU, server={**SERVER, "uvicorn": None}), ()))
+    assert "starlette 1.10.0, uvicorn missing," in broken
+    assert '\nserve                     not installed (pip install "gpt2-onnx[serve]")\n' in str(Diagnosis(ON_CPU, ()))
+    assert Diagnosis(replace(ON_CPU, server=SERVER), ()).as_dict()["server"] == SERVER
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        (tuple(SERVER), dict.fromkeys(SERVER, "1.0")),
+        (("uvicorn", "msgspec"), {name: "1.0" if name in ("uvicorn", "msgspec") else None for name in SERVER}),
+        (("msgspec", "llguidance", "httptools", "prometheus-client"), {}),  # other programs have them too
+        ((), {}),
+    ],
+)
+def test_what_there_is_of_the_server(monkeypatch, there, told):
+    monkeypatch.setattr(gathering, "installed", lambda names: {name: "1.0" for name in names if name in there})
+    assert gathering.installed_server() == told
+
+
+def test_what_the_extra_installs_is_what_doctor_looks_for():
+    """A dependency that is added must be looked for."""
+    project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    wanted = [line for line in (*extras["serve"], *extras["guide"]) if not line.startswith("gpt2-onnx")]
+    assert {re.split(r"[^\w-]", line)[0] for line in wanted} == set(SERVE)
+    assert set(SERVER) == set(SERVE)
 
 
 # the processor
