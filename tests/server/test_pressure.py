@@ -19,6 +19,9 @@ PROMPT = "It was a bright cold day"
 LONG = {"prompt": PROMPT, "max_tokens": 400, "temperature": 0, "ignore_eos": True}
 
 
+MANY = LONG | {"prompt": [PROMPT] * 16}  # takes seconds, however fast the machine
+
+
 def eventually(condition, seconds=10.0):
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
@@ -122,7 +125,7 @@ def test_one_that_reads_slowly_holds_up_nobody(serve):
 
 def test_time_runs_out_for_a_whole_answer(serve):
     live = serve(timeout=0.3)
-    refused = live.complete(**LONG)
+    refused = live.complete(**MANY)
     assert (refused.status_code, refused.json()["error"]["code"]) == (504, "timeout")
     assert "0.3 s" in refused.json()["error"]["message"]
     eventually(lambda: is_idle(live))
@@ -131,7 +134,7 @@ def test_time_runs_out_for_a_whole_answer(serve):
 
 def test_time_runs_out_in_a_stream(serve):
     live = serve(timeout=0.3)
-    found = live.complete(**LONG, stream=True)
+    found = live.complete(**MANY, stream=True)
     assert found.status_code == 200
     *_, last = [line for line in found.text.split("\n\n") if line]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
@@ -140,9 +143,8 @@ def test_time_runs_out_in_a_stream(serve):
 
 def test_time_runs_out_for_one_that_waits(serve):
     live = serve(slots=1, timeout=0.5)
-    many = LONG | {"prompt": [PROMPT] * 16}
     with ThreadPoolExecutor(2) as pool:
-        statuses = [each.result().status_code for each in [pool.submit(live.complete, **many) for _ in range(2)]]
+        statuses = [each.result().status_code for each in [pool.submit(live.complete, **MANY) for _ in range(2)]]
     assert statuses == [504, 504]
     eventually(lambda: is_idle(live))
 

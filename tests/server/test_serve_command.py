@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 LONG = {"prompt": "It was a bright cold day", "max_tokens": 400, "ignore_eos": True, "stream": True}
 HUGE = LONG | {"prompt": [LONG["prompt"]] * 4, "n": 16, "logprobs": 20}  # more than the sockets between hold
+LEAVING = 10  # seconds for a process to end, which takes less than one; several on a machine that is busy
 KEY, OTHER = "a-key-of-a-client", "a-key-of-another"
 
 
@@ -99,7 +100,7 @@ def test_a_stream_that_takes_longer_than_its_grace_ends_with_an_error(start, num
         *_, last = lines
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "shutting_down"
     assert server.ends() == 0
-    assert 1 <= time.monotonic() - began < 1 + 2
+    assert 1 <= time.monotonic() - began < 1 + LEAVING
     assert "Traceback" not in server.log.read_text()
     assert '"error"' in server.logged("finish_reasons=")
 
