@@ -13,11 +13,12 @@ from runtime.server.told import named, shortened, told
 from runtime.text.options import LEAST_TEMPERATURE
 
 T = TypeVar("T", bound=Struct)
-MOST_DIGITS, LARGE = 40, 1e18  # of an integer; a float is taken for one up to here
+MOST_DIGITS, LARGE = 40, 1e40  # of an integer; a whole number with a point is one up to here
 INTEGER_64 = Meta(ge=-(2**63), le=2**63 - 1)
 
 Texts = {"type": "array", "minItems": 1, "items": {"type": "string"}}
 TokenId = Annotated[int, Meta(extra_json_schema={"minimum": 0})]  # the model's vocabulary has the last word
+Ids = Annotated[list[TokenId], Meta(min_length=1)]
 IdList = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
 IdLists = {"type": "array", "minItems": 1, "items": IdList}
 Prompt = Annotated[

@@ -8,6 +8,7 @@ import base64
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -74,6 +75,7 @@ def vector(service: Service, body: EmbeddingBody, ids: list[int]) -> list[float]
 
 
 def pooled(states: Floats, pooling: str, *, normalize: bool) -> Floats:
-    """Hidden states [S, C] as one vector [C]."""
-    found: Floats = states[-1] if pooling == "last" else states.mean(axis=0, dtype=np.float32)
-    return found / np.linalg.norm(found) if normalize else found
+    """Hidden states [S, C] as one vector [C]; worked out in float64, as float32's errors grow with a text's length."""
+    precise = states.astype(np.float64)
+    found: NDArray[np.float64] = precise[-1] if pooling == "last" else precise.mean(axis=0)
+    return (found / np.linalg.norm(found) if normalize else found).astype(np.float32)

@@ -59,6 +59,7 @@ def configured(app: Starlette, grace: float) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Protocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -1,6 +1,7 @@
 """The server's page, worked as a person would, against a live server and the model that it serves."""
 
 import math
+import re
 import time
 
 import pytest
@@ -32,6 +33,12 @@ def eventually(condition, seconds=10.0):
     while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.01)
+
+
+def cancelled(live):
+    """How many texts the server has ended before their ends."""
+    found = re.search(r'gpt2_onnx_texts_total\{reason="cancelled"\} (\S+)', live.client.get("/metrics").text)
+    return float(found[1]) if found else 0
 
 
 @pytest.fixture
@@ -183,7 +190,7 @@ def test_stop_frees_the_slot(serve, console):
     page.write(PROMPT, wait=False, tokens=480, temperature=0)
     page.within(lambda: len(page.text("#written")) > 20)
     page.find("#stop").click()
-    eventually(lambda: live.app.state.service.admission.under_way == 0 and not live.model.loop.busy)
+    eventually(lambda: cancelled(live) == 1 and not live.model.loop.busy)
     page.until_done()
     stopped = int(page.text("#status").split("after ")[1].split(" ")[0])
     assert 0 < stopped < 480
@@ -196,11 +203,11 @@ def test_stop_frees_the_slot(serve, console):
 def test_escape_stops_and_a_page_that_is_left_frees_its_slot_too(serve, console):
     live = serve(slots=1)
     page = console(live)
-    for leave in (lambda: page.press("ESCAPE"), lambda: page.browser.get("about:blank")):
+    for number, leave in enumerate((lambda: page.press("ESCAPE"), lambda: page.browser.get("about:blank")), 1):
         page.write(PROMPT, wait=False, tokens=480, temperature=0)
         page.within(lambda: len(page.text("#written")) > 20)
         leave()
-        eventually(lambda: not live.model.loop.busy)
+        eventually(lambda number=number: cancelled(live) == number and not live.model.loop.busy)
 
 
 def test_a_key_is_asked_for_only_after_a_401_and_kept_nowhere(serve, console, monkeypatch):
