@@ -9,8 +9,8 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
         help="check this installation",
-        description="Show versions, the providers that really work, CUDA's libraries, GPUs and CPUs, and how to fix "
-        "what does not work. The exit code is 1 if something that is installed does not work.",
+        description="Show versions, the server's packages, the providers that really work, CUDA's libraries, GPUs and "
+        "CPUs, and how to fix what does not work. The exit code is 1 if something that is installed does not work.",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.set_defaults(run=run)

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def doctor() -> "Diagnosis":
-    """Check versions, wheels, providers (each runs a model), CUDA's libraries, GPUs, CPUs and telemetry.
+    """Check versions, the server's packages, providers (each runs a model), CUDA's libraries, GPUs, CPUs and telemetry.
 
     Returns:
         A `Diagnosis`: `facts`, `findings` with a fix for each, `healthy`, `as_dict()`; `str()` gives all of it as text.

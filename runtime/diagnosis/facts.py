@@ -11,7 +11,6 @@ from types import ModuleType
 from runtime.diagnosis.machine import (
     LIBRARIES,
     ONNX_RUNTIMES,
-    SERVE,
     Gpu,
     find_gpus,
     find_libraries,
@@ -20,6 +19,7 @@ from runtime.diagnosis.machine import (
 )
 from runtime.diagnosis.probe import probe_products, probe_providers
 from runtime.diagnosis.processor import Processor, find_processor
+from runtime.diagnosis.serving import ServerPackages, find_server_packages
 from runtime.ort.threads import affinity_cpus, available_cpus
 
 
@@ -31,9 +31,9 @@ class Facts:
         python, platform: Their names and versions.
         packages: Versions of this package and its dependencies.
         wheels: Versions of the installed packages that contain ONNX Runtime; there should be one.
-        server: Versions of what the extra `serve` installs, None for what is missing; empty if nothing of it is there.
         import_error: Why `import onnxruntime` fails, or None.
         cuda: The version of CUDA that the wheel was built for, "" for a CPU-only wheel.
+        server: The packages of the extra `serve`.
         providers: Why each does not work, or None if it does.
         libraries: Where each library of the CUDA provider is, or None if missing; empty for a CPU-only wheel.
         gpus: The NVIDIA cards.
@@ -49,9 +49,9 @@ class Facts:
     platform: str
     packages: Mapping[str, str]
     wheels: Mapping[str, str]
-    server: Mapping[str, str | None] = field(default_factory=dict)
     import_error: str | None = None
     cuda: str = ""
+    server: ServerPackages = field(default_factory=ServerPackages)
     providers: Mapping[str, str | None] = field(default_factory=dict)
     libraries: Mapping[str, str | None] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
@@ -70,7 +70,7 @@ class Facts:
 
 
 def gather(*, probing: bool = True) -> Facts:
-    """Gather all facts; without `probing`, no provider is tried."""
+    """Gather all facts; without `probing`, no provider and no package of the server's is tried."""
     onnxruntime, import_error = import_onnxruntime()
     gpus, no_gpu = find_gpus()
     facts = Facts(
@@ -78,9 +78,9 @@ def gather(*, probing: bool = True) -> Facts:
         platform=platform.platform(),
         packages=installed(LIBRARIES),
         wheels=installed(ONNX_RUNTIMES),
-        server=installed_server(),
         import_error=import_error,
         cuda=built_for_cuda(),
+        server=find_server_packages() if probing else ServerPackages(),
         providers=probe_providers(onnxruntime) if onnxruntime and probing else {},
         gpus=gpus,
         no_gpu=no_gpu,
@@ -91,12 +91,6 @@ def gather(*, probing: bool = True) -> Facts:
         telemetry=os.environ.get("ORT_DISABLE_TELEMETRY") != "1",
     )
     return with_libraries(facts)
-
-
-def installed_server() -> dict[str, str | None]:
-    """What the extra `serve` installs; nothing unless uvicorn or starlette is there, which the server alone needs."""
-    found = installed(SERVE)
-    return {name: found.get(name) for name in SERVE} if {"starlette", "uvicorn"} & set(found) else {}
 
 
 def with_libraries(facts: Facts) -> Facts:

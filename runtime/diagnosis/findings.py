@@ -6,12 +6,12 @@ from typing import Literal
 
 from runtime.diagnosis.facts import Facts, gather
 from runtime.diagnosis.machine import visible
+from runtime.diagnosis.serving import NEEDED
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LEAST_ONNXRUNTIME = (1, 27)
 LEAST_DRIVER = {12: 525, 13: 580}  # for the major version of CUDA: NVIDIA's CUDA compatibility guide, for Linux
 LEAST_CAPABILITY = {12: 6.0, 13: 7.5}  # CUDA 13 dropped Maxwell, Pascal and Volta
-FASTER = ("httptools", "uvloop")  # uvicorn works without them
 LATEST_CUDA = 13  # onnxruntime-gpu on PyPI is built for it from 1.27 on
 
 
@@ -25,7 +25,7 @@ class Finding:
 
 
 def find(facts: Facts) -> tuple[Finding, ...]:
-    return (*of_installation(facts), *of_server(facts), *of_cuda(facts), *of_settings(facts))
+    return (*of_installation(facts), *of_cuda(facts), *of_server(facts), *of_settings(facts))
 
 
 def of_installation(facts: Facts) -> Iterator[Finding]:
@@ -55,17 +55,6 @@ def of_installation(facts: Facts) -> Iterator[Finding]:
     if facts.wrong_products:
         what = f"int8 and int4 are computed wrongly on this processor: {'; '.join(facts.wrong_products)}"
         yield Finding("problem", what, "precision='fp32', and pip install --upgrade onnxruntime for the others")
-
-
-def of_server(facts: Facts) -> Iterator[Finding]:
-    """A part of the extra `serve` that is missing. Without all of it nobody wants to serve, which is no finding."""
-    missing = [name for name, version in facts.server.items() if version is None]
-    needed = [name for name in missing if name not in FASTER]
-    fix = 'pip install "gpt2-onnx[serve]"'
-    if needed:
-        yield Finding("problem", f"the extra `serve` is not complete: {', '.join(missing)} missing", fix)
-    elif missing:
-        yield Finding("warning", f"the server is slower than it could be: {', '.join(missing)} missing", fix)
 
 
 def parsed(version: str) -> tuple[int, ...]:
@@ -125,6 +114,24 @@ def cuda_causes(facts: Facts) -> Iterator[Finding]:
     if missing:
         fix = 'pip install "onnxruntime-gpu[cuda,cudnn]"'
         yield Finding("problem", f"libraries of CUDA {cuda} and cuDNN 9 are missing: {', '.join(missing)}", fix)
+
+
+def of_server(facts: Facts) -> Iterator[Finding]:
+    """What keeps the server from running; nothing if none of its packages is there, as nobody wants it then."""
+    server = facts.server
+    if not server.wanted:
+        return
+    if server.missing:  # a warning, as those that are there may be another program's
+        what = f"the extra serve is incomplete, without {' and '.join(server.missing)}"
+        yield Finding("warning", what, 'pip install "gpt2-onnx[serve]"')
+    for name, version in server.versions.items():
+        if parsed(version) < NEEDED[name]:
+            least = ".".join(map(str, NEEDED[name]))
+            what = f"{name} {version} is older than {least}, which the server needs"
+            yield Finding("warning" if server.missing else "problem", what, f'pip install --upgrade "{name}>={least}"')
+    for name, reason in server.import_errors.items():
+        fix = f"pip install --force-reinstall --no-deps {name}=={server.versions[name]}"
+        yield Finding("problem", f"{name} cannot be imported: {reason}", fix)
 
 
 def of_settings(facts: Facts) -> Iterator[Finding]:

@@ -10,10 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 LIBRARIES = ("gpt2-onnx", "numpy", "tokenizers")
-SERVE = (  # what the extra installs
-    *("starlette", "uvicorn", "httptools", "msgspec", "prometheus-client", "llguidance"),
-    *(() if sys.platform == "win32" else ("uvloop",)),
-)
 # each contains a module `onnxruntime`
 ONNX_RUNTIMES = (
     "onnxruntime",

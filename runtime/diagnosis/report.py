@@ -44,7 +44,7 @@ def rows(facts: Facts) -> Iterator[tuple[str, object]]:
     yield from facts.packages.items()
     for name, version in facts.wheels.items():
         yield name, f"{version}, built for CUDA {facts.cuda}" if facts.cuda else version
-    yield "serve", served(facts)
+    yield "server", facts.server
     for name, problem in facts.providers.items():
         yield name, "works" if problem is None else f"does not work: {problem}"
     for name, place in facts.libraries.items():
@@ -58,10 +58,3 @@ def rows(facts: Facts) -> Iterator[tuple[str, object]]:
     yield "int8 and int4 products", "WRONG" if facts.wrong_products else facts.processor.meaning
     yield "CPUs", f"{facts.cpus}, threads by default {facts.threads}"
     yield "telemetry", "may be sent" if facts.telemetry else "off"
-
-
-def served(facts: Facts) -> str:
-    """What of the extra `serve` is there."""
-    if not facts.server:
-        return 'not installed (pip install "gpt2-onnx[serve]")'
-    return ", ".join(f"{name} {version or 'missing'}" for name, version in facts.server.items())

@@ -19,10 +19,11 @@ import runtime
 from runtime.diagnosis import facts as gathering
 from runtime.diagnosis.facts import Facts
 from runtime.diagnosis.findings import find
-from runtime.diagnosis.machine import SERVE, Gpu, find_gpus, find_libraries, wanted_libraries
+from runtime.diagnosis.machine import Gpu, find_gpus, find_libraries, wanted_libraries
 from runtime.diagnosis.probe import probe_providers
 from runtime.diagnosis.processor import find_processor
 from runtime.diagnosis.report import Diagnosis
+from runtime.diagnosis.serving import NEEDED, ServerPackages, find_server_packages
 from runtime.ort.one_node import one_node_model
 
 H200 = Gpu("NVIDIA H200", 143_771, 143_000, "580.65.06", 9.0)
@@ -46,16 +47,17 @@ ON_GPU = replace(
     gpus=(H200,),
     no_gpu=None,
 )
-SERVER = {
-    "starlette": "1.10.0",
-    "uvicorn": "0.54.0",
+NO_CUDA = {"CUDAExecutionProvider": "it fell back", "CPUExecutionProvider": None}
+LATEST = {  # of the extra serve's packages, when it was made
     "httptools": "0.9.0",
+    "llguidance": "1.9.1",
     "msgspec": "0.22.0",
     "prometheus-client": "0.26.0",
-    "llguidance": "1.9.1",
+    "starlette": "1.10.0",
+    "uvicorn": "0.54.0",
     "uvloop": "0.23.0",
 }
-NO_CUDA = {"CUDAExecutionProvider": "it fell back", "CPUExecutionProvider": None}
+SERVER = ServerPackages(LATEST, missing=())
 PROBLEMS = {
     "no wheel": (
         replace(ON_CPU, wheels={}, providers={}, import_error="No module named 'onnxruntime'"),
@@ -92,16 +94,6 @@ PROBLEMS = {
         "int8 and int4 are computed wrongly on this processor: MatMulNBits of 4 bits: 4 instead of 8",
         "precision='fp32'",
     ),
-    "a server without a part of it": (
-        replace(ON_CPU, server={**SERVER, "msgspec": None, "uvloop": None}),
-        "the extra `serve` is not complete: msgspec, uvloop missing",
-        'pip install "gpt2-onnx[serve]"',
-    ),
-    "a server without guides": (
-        replace(ON_CPU, server={**SERVER, "llguidance": None}),
-        "the extra `serve` is not complete: llguidance missing",
-        'pip install "gpt2-onnx[serve]"',
-    ),
     "no driver": (
         replace(ON_GPU, providers=NO_CUDA, gpus=(), no_gpu="nvidia-smi is not installed"),
         "there is no NVIDIA driver, or no card: nvidia-smi is not installed",
@@ -132,6 +124,16 @@ PROBLEMS = {
         "CUDA does not run: it fell back",
         'pip install --force-reinstall "gpt2-onnx[gpu]"',
     ),
+    "an old package of the server's": (
+        replace(ON_CPU, server=replace(SERVER, versions=LATEST | {"starlette": "0.49.3"})),
+        "starlette 0.49.3 is older than 0.50, which the server needs",
+        'pip install --upgrade "starlette>=0.50"',
+    ),
+    "a package of the server's that is broken": (
+        replace(ON_CPU, server=replace(SERVER, import_errors={"uvloop": "undefined symbol: uv_loop_init"})),
+        "uvloop cannot be imported: undefined symbol: uv_loop_init",
+        "pip install --force-reinstall --no-deps uvloop==0.23.0",
+    ),
     "a build without the provider": (
         replace(ON_GPU, providers={"CPUExecutionProvider": None}),
         "CUDA does not run: the provider is not in this build",
@@ -144,9 +146,14 @@ WARNINGS = {
         "NVIDIA H200 is not used: onnxruntime is built without CUDA",
         'pip uninstall -y onnxruntime && pip install "gpt2-onnx[gpu]"',
     ),
-    "a slower server": (
-        replace(ON_CPU, server={**SERVER, "uvloop": None, "httptools": None}),
-        "the server is slower than it could be: httptools, uvloop missing",
+    "half a server": (
+        replace(ON_CPU, server=ServerPackages({"starlette": "1.10.0"}, ("msgspec", "uvicorn"))),
+        "the extra serve is incomplete, without msgspec and uvicorn",
+        'pip install "gpt2-onnx[serve]"',
+    ),
+    "a server without grammars": (
+        replace(ON_CPU, server=replace(SERVER, missing=("llguidance",))),
+        "the extra serve is incomplete, without llguidance",
         'pip install "gpt2-onnx[serve]"',
     ),
     "telemetry": (replace(ON_CPU, telemetry=True), "may send telemetry", "export ORT_DISABLE_TELEMETRY=1"),
@@ -154,7 +161,7 @@ WARNINGS = {
 }
 
 
-@pytest.mark.parametrize("facts", [ON_CPU, ON_GPU, replace(ON_CPU, server=SERVER)], ids=["CPU", "CUDA", "serve"])
+@pytest.mark.parametrize("facts", [ON_CPU, ON_GPU], ids=["CPU", "CUDA"])
 def test_nothing_is_found_where_all_is_well(facts):
     assert find(facts) == ()
     assert Diagnosis(facts, ()).healthy
@@ -200,6 +207,47 @@ def test_an_older_wheels_cuda_has_limits_of_its_own():
     old_card = replace(H200, name="GTX 1080", driver="550.1", compute_capability=6.1)
     assert [found.what for found in find(replace(older, gpus=(old_card,)))] == ["CUDA does not run: it fell back"]
     assert "libcufft.so.11" in wanted_libraries(12)
+
+
+# the server
+
+
+@pytest.mark.parametrize("server", [SERVER, ServerPackages(), ServerPackages({"llguidance": "1.9.1"})])
+def test_a_server_that_works_or_that_nobody_wants_is_no_finding(server):
+    """llguidance comes with the extra guide, too."""
+    facts = replace(ON_CPU, server=server)
+    assert find(facts) == ()
+    said = "works: httptools 0.9.0, " if server is SERVER else "not installed (extra serve)"
+    assert f"\nserver                    {said}" in str(Diagnosis(facts, ()))
+    assert Diagnosis(facts, ()).as_dict()["server"]["versions"] == server.versions
+
+
+def test_the_server_needs_what_pyproject_says():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert "gpt2-onnx[guide]" in extras["serve"]
+    wanted = [re.match(r"([\w-]+)>=(\d+)\.(\d+)", each) for each in (*extras["serve"][1:], *extras["guide"])]
+    assert {found[1]: (int(found[2]), int(found[3])) for found in wanted} == NEEDED
+
+
+def test_the_servers_packages_are_those_that_are_installed():
+    found = find_server_packages()
+    assert set(found.versions) | set(found.missing) == set(NEEDED)
+    assert all(version(name) == told for name, told in found.versions.items())
+    assert found.import_errors == {}
+
+
+@pytest.mark.parametrize("content", ["raise OSError('a broken\\n binary')", "import nothing_of_that_name"])
+def test_a_package_of_the_servers_that_cannot_be_imported_is_told(run_python, tmp_path, content):
+    pytest.importorskip("msgspec", reason="the server needs the extra serve")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "msgspec.py").write_text(content)
+    done = run_python("-m", "runtime", "doctor", path=(tmp_path / "broken",))
+    assert done.returncode == 1
+    assert "\nserver                    does not work: " in done.stdout
+    reason = "a broken binary" if "OSError" in content else "No module named 'nothing_of_that_name'"
+    assert f"problem: msgspec cannot be imported: {reason}" in done.stdout
+    assert f"--no-deps msgspec=={version('msgspec')}" in done.stdout
 
 
 # the machine
@@ -330,42 +378,6 @@ def test_wheels_over_one_another_are_told_where_nothing_else_runs(run_python, tm
     assert done.returncode == 1
     assert "problem: onnxruntime and onnxruntime-gpu are installed over one another" in done.stdout
     assert "Traceback" not in done.stderr
-
-
-# the server
-
-
-def test_a_server_is_told_with_its_versions_and_one_that_is_not_there_with_the_command():
-    assert "\nserve                     starlette 1.10.0, uvicorn 0.54.0," in str(
-        Diagnosis(replace(ON_CPU, server=SERVER), ())
-    )
-    broken = str(Diagnosis(replace(ON_CPU, server={**SERVER, "uvicorn": None}), ()))
-    assert "starlette 1.10.0, uvicorn missing," in broken
-    assert '\nserve                     not installed (pip install "gpt2-onnx[serve]")\n' in str(Diagnosis(ON_CPU, ()))
-    assert Diagnosis(replace(ON_CPU, server=SERVER), ()).as_dict()["server"] == SERVER
-
-
-@pytest.mark.parametrize(
-    ("there", "told"),
-    [
-        (tuple(SERVER), dict.fromkeys(SERVER, "1.0")),
-        (("uvicorn", "msgspec"), {name: "1.0" if name in ("uvicorn", "msgspec") else None for name in SERVER}),
-        (("msgspec", "llguidance", "httptools", "prometheus-client"), {}),  # other programs have them too
-        ((), {}),
-    ],
-)
-def test_what_there_is_of_the_server(monkeypatch, there, told):
-    monkeypatch.setattr(gathering, "installed", lambda names: {name: "1.0" for name in names if name in there})
-    assert gathering.installed_server() == told
-
-
-def test_what_the_extra_installs_is_what_doctor_looks_for():
-    """A dependency that is added must be looked for."""
-    project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
-    extras = project["project"]["optional-dependencies"]
-    wanted = [line for line in (*extras["serve"], *extras["guide"]) if not line.startswith("gpt2-onnx")]
-    assert {re.split(r"[^\w-]", line)[0] for line in wanted} == set(SERVE)
-    assert set(SERVER) == set(SERVE)
 
 
 # the processor
