@@ -160,6 +160,7 @@ document.addEventListener("keydown", (event) => {
   if (choices.open) choices.leave();
   else run?.abort();
 });
+addEventListener("pagehide", () => run?.abort()); // a browser that keeps the page to go back to would read on
 addEventListener("scroll", () => {
   follows = scrollY + innerHeight >= document.documentElement.scrollHeight - 40;
 });
