@@ -14,6 +14,7 @@ from runtime.text.options import LEAST_TEMPERATURE
 
 T = TypeVar("T", bound=Struct)
 MOST_DIGITS, LARGE = 40, 1e40  # of an integer; a whole number with a point is one up to here
+MOST_ITEMS = 1024  # of lists that each step goes through: a text with more would hold the others up
 INTEGER_64 = Meta(ge=-(2**63), le=2**63 - 1)
 
 Texts = {"type": "array", "minItems": 1, "items": {"type": "string"}}
@@ -77,8 +78,8 @@ class CompletionBody(Struct, forbid_unknown_fields=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
-    stop_token_ids: list[TokenId] | None = None
-    bad_words: list[Annotated[str, Meta(min_length=1)]] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=MOST_ITEMS)] | None = None
+    bad_words: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=MOST_ITEMS)] | None = None
     regex: str | None = None
     json_schema: str | dict[str, Any] | None = None
     grammar: str | None = None

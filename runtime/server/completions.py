@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from itertools import chain
 from time import time
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,7 +24,7 @@ from runtime.server.service import Service, service_of
 
 GRACE = 10.0  # seconds that a client has to read the end of a stream
 T = TypeVar("T")
-LONG = 4096  # bytes of a prompt from which its tokens are counted in a thread, so that streams go on meanwhile
+LONG = 4096  # characters and ids from which a body is understood in a thread, so that streams go on meanwhile
 
 
 async def completions(request: Request) -> Response:
@@ -44,14 +44,16 @@ async def completions(request: Request) -> Response:
 
 
 async def prepared(work: Callable[[], T], body: CompletionBody) -> T:
-    """Run work that takes long for long prompts or grammars; then in a thread."""
+    """Run work that takes long for long bodies or grammars; then in a thread."""
     guided = body.regex or body.json_schema or body.grammar
-    return await asyncio.to_thread(work) if guided or size_of(body.prompt) > LONG else work()
+    return await asyncio.to_thread(work) if guided or size_of(body) > LONG else work()
 
 
-def size_of(prompt: Any) -> int:
-    texts = prompt if isinstance(prompt, list) else [prompt]
-    return sum(len(each) for each in texts if isinstance(each, str))
+def size_of(body: CompletionBody) -> int:
+    """Characters and ids of what grows with a body."""
+    prompts = body.prompt if isinstance(body.prompt, list) else [body.prompt]
+    parts = (*prompts, *(body.bad_words or ()))
+    return len(body.logit_bias or ()) + sum(len(each) if isinstance(each, str | list) else 1 for each in parts)
 
 
 async def first_of(events: AsyncGenerator[bytes]) -> bytes:

@@ -6,11 +6,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runtime.checks import check_ids, check_text
+from runtime.model import Model
 from runtime.server.answers import Detokenized, TokenizerInfo, Tokens
 from runtime.server.asked import refusals
 from runtime.server.bodies import DetokenizeBody, TokenizeBody
 from runtime.server.requests import JSONAnswer, body_of
 from runtime.server.service import service_of
+from runtime.text.prompts import Prompting
 
 
 async def tokenize(request: Request) -> Response:
@@ -18,12 +20,15 @@ async def tokenize(request: Request) -> Response:
     service = service_of(request)
     body = await body_of(request, TokenizeBody, service.settings.max_body)
     service.check_model(body.model)
-    prompting = service.model.prompting
+    return JSONAnswer(await asyncio.to_thread(encoded, service.model.prompting, body))
+
+
+def encoded(prompting: Prompting, body: TokenizeBody) -> Tokens:
+    tokenizer = prompting.tokenizer
     with refusals("prompt"):
-        text = check_text("prompt", body.prompt)
-    ids = await asyncio.to_thread(prompting.tokenizer.encode, text)
-    pieces = [prompting.tokenizer.piece(token) for token in ids] if body.return_token_strs else None
-    return JSONAnswer(Tokens(ids, len(ids), prompting.context, pieces))
+        ids = tokenizer.encode(check_text("prompt", body.prompt))
+    pieces = [tokenizer.piece(token) for token in ids] if body.return_token_strs else None
+    return Tokens(ids, len(ids), prompting.context, pieces)
 
 
 async def detokenize(request: Request) -> Response:
@@ -31,9 +36,13 @@ async def detokenize(request: Request) -> Response:
     service = service_of(request)
     body = await body_of(request, DetokenizeBody, service.settings.max_body)
     service.check_model(body.model)
+    return JSONAnswer(await asyncio.to_thread(decoded, service.model, body))
+
+
+def decoded(model: Model, body: DetokenizeBody) -> Detokenized:
     with refusals("tokens"):
-        ids = check_ids(body.tokens, service.model.bundle.manifest.architecture.vocab_size, "tokens")
-    return JSONAnswer(Detokenized(await asyncio.to_thread(service.model.prompting.tokenizer.decode, ids)))
+        ids = check_ids(body.tokens, model.bundle.manifest.architecture.vocab_size, "tokens")
+    return Detokenized(model.prompting.tokenizer.decode(ids))
 
 
 async def tokenizer_info(request: Request) -> Response:

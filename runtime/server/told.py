@@ -74,7 +74,7 @@ def allowed(kind: inspect.Type) -> str:
         case inspect.StrType(min_length=least):
             return "a string of at least one character" if least else "a string"
         case inspect.ListType(item_type=item, min_length=least, max_length=most):
-            count = f" of at most {most}" if most else " of at least one" if least else ""
+            count = f" of at most {most:,}" if most else " of at least one" if least else ""
             return f"a list{count} in which each is {allowed(item)}"
         case inspect.LiteralType(values=values):
             return " or ".join(map(json.dumps, values))

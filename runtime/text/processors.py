@@ -8,15 +8,37 @@ frequency_penalty and presence_penalty, which transformers lacks, follow the rep
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from runtime.arrays import Floats
 from runtime.text.options import Settings
 from runtime.text.tokenizer import Tokenizer
 
 BadWords = Sequence[tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Biases:
+    """What is added to the logits of some ids (OpenAI's logit_bias), as arrays: there may be one for each id."""
+
+    token_ids: NDArray[np.int64]
+    values: Floats
+
+    @classmethod
+    def of(cls, biases: Sequence[tuple[int, float]]) -> "Biases":
+        given = dict(biases)
+        return cls(np.array(list(given), np.int64), np.array(list(given.values()), np.float32))
+
+    def add(self, logits: Floats) -> Floats:
+        """Scores [V]; a copy unless there are none."""
+        if not self.token_ids.size:
+            return logits
+        scores = logits.copy()
+        scores[self.token_ids] += self.values
+        return scores
 
 
 class Processors:
@@ -38,7 +60,7 @@ class Processors:
         self._counts: Counter[int] = Counter()  # of the generated ids
         self._eos_ids = sorted(eos_ids)
         self._bad_words = bad_words
-        self._biases = dict(settings.logit_bias)
+        self._biases = Biases.of(settings.logit_bias)
 
     def append(self, token: int) -> None:
         self._ids.append(token)
@@ -54,7 +76,7 @@ class Processors:
     def change(self, logits: Floats) -> Floats:
         """Scores [V] of logits [V], which stay as they are."""
         settings = self._settings
-        scores = add_bias(logits, self._biases)
+        scores = self._biases.add(logits)
         scores = penalize(scores, self._ids, settings.repetition_penalty)
         scores = penalize_counts(
             scores, self._counts, settings.frequency_penalty or 0.0, settings.presence_penalty or 0.0
@@ -67,15 +89,6 @@ class Processors:
     def _ends_held_back(self) -> Sequence[int]:
         generated = len(self._ids) - self._begin
         return self._eos_ids if generated < (self._settings.min_new_tokens or 0) else ()
-
-
-def add_bias(logits: Floats, biases: dict[int, float]) -> Floats:
-    """Scores [V] with a bias added to some ids (OpenAI's logit_bias); a copy unless there are none."""
-    if not biases:
-        return logits
-    scores = logits.copy()
-    scores[list(biases)] += np.array(list(biases.values()), np.float32)
-    return scores
 
 
 def penalize(logits: Floats, seen: Sequence[int], penalty: float | None) -> Floats:

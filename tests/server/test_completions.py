@@ -147,6 +147,17 @@ def test_a_prompt_is_scored_without_a_token_more(server):
     assert answer["usage"]["completion_tokens"] == 0
 
 
+def test_a_text_that_ends_at_once_still_has_the_token_that_ended_it(server):
+    """Clients that score a prompt with max_tokens 1 leave out the last token, whichever it is."""
+    ids = server.model.encode(PROMPT)
+    body = {"prompt": ids, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+    (choice,) = server.complete(**body, logit_bias={"0": 100}).json()["choices"]  # 0 is <|endoftext|>
+    assert (choice["text"], choice["finish_reason"]) == (PROMPT, "stop")
+    assert {len(values) for values in choice["logprobs"].values()} == {len(ids) + 1}
+    (other,) = server.complete(**body).json()["choices"]
+    assert choice["logprobs"]["token_logprobs"][:-1] == other["logprobs"]["token_logprobs"][:-1]
+
+
 def test_a_prompt_that_fills_the_context_can_be_scored(server):
     ids = [5] * server.model.prompting.context
     answer = server.complete(prompt=ids, max_tokens=0, echo=True, logprobs=0)
