@@ -117,7 +117,7 @@ class DetokenizeBody(Struct, forbid_unknown_fields=True, kw_only=True):
 class InsideBody(Struct, forbid_unknown_fields=True, kw_only=True):
     """A text to look inside, or its ids."""
 
-    prompt: str | Annotated[list[TokenId], Meta(min_length=1)]
+    prompt: str | Ids
     model: str | None = None
 
 

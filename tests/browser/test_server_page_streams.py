@@ -94,7 +94,8 @@ def test_tokens_that_write_one_character_are_one_piece(telling, console):
     told = event(tokens, "A🙂 ok", [0, 1, 1, 1, 2], logprobs=chances)
     page = console(telling(lines(told, event([], "", [], reason="stop"))))
     page.write("")
-    assert page.run("return [...document.querySelectorAll('.piece')].map(one => one.textContent)") == ["A", "🙂", " ok"]
+    assert page.run("return [...document.querySelectorAll('.piece')].map(one => one.textContent)") == ["A", "🙂", "ok"]
+    assert page.text("#written") == "A🙂 ok"
     shares = page.run("return [...document.querySelectorAll('.piece')].map(one => one.ariaLabel.split(', ')[1])")
     assert shares == ["50.00\u00a0%", "10.00\u00a0%", "90.00\u00a0%"]
 

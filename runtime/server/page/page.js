@@ -49,6 +49,7 @@ async function read(answer, progress) {
 }
 
 function begin() {
+  document.getElementById("invitation").hidden = true;
   follows = true;
   failure.hidden = true;
   count.textContent = "";

@@ -33,7 +33,7 @@ function makeReader() {
 
 /** `torn` says that the character before it lacks bytes, so that no text leads here. */
 function pieceOf(token, probability, choices, torn) {
-  return { text: "", token, probability, choices, torn, element: null };
+  return { text: "", token, probability, choices, torn, gap: null, element: null };
 }
 
 /** Its first token's choices stay: in the midst of a character there is no text to go on from. */

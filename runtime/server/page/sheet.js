@@ -1,6 +1,7 @@
 // The text: the prompt as it was, and pieces that are pointed at, focused and chosen.
 
 const BLANK = /^[\p{C}\p{Z}]*$/u;
+const WORD = /^ [^\p{C}\p{Z}]/u;
 
 function makeSheet({ visit, leave, enter }) {
   const [sheet, prompt, written] = ["sheet", "before", "written"].map((id) => document.getElementById(id));
@@ -8,8 +9,12 @@ function makeSheet({ visit, leave, enter }) {
   let reached = 0; // the piece that Tab goes to
 
   function put(piece) {
-    piece.element ??= written.appendChild(make("span", { className: "piece", tabIndex: pieces.length ? -1 : 0 }));
-    if (pieces.at(-1) !== piece) pieces.push(piece);
+    if (!piece.element) {
+      piece.gap = new Text();
+      piece.element = make("span", { className: "piece", tabIndex: pieces.length ? -1 : 0 });
+      written.append(piece.gap, piece.element);
+      pieces.push(piece);
+    }
     draw(piece);
   }
 
@@ -52,7 +57,7 @@ function makeSheet({ visit, leave, enter }) {
     show(text, kept = []) {
       prompt.textContent = text;
       pieces = [...kept];
-      written.replaceChildren(...pieces.map((piece) => piece.element));
+      written.replaceChildren(...pieces.flatMap(({ gap, element }) => [gap, element]));
       reach(Math.min(reached, pieces.length - 1));
       if (!pieces.length) reached = 0;
       sheet.hidden = false;
@@ -69,10 +74,10 @@ function makeSheet({ visit, leave, enter }) {
   };
 }
 
-/** What has no ink of its own has a sign, which is no part of the text. */
-function draw(piece) {
-  const { element, text, token, probability } = piece;
-  if (element.textContent !== text) element.textContent = text;
+/** The space before a word has no shade. What has no ink of its own has a sign, which is no part of the text. */
+function draw({ gap, element, text, token, probability }) {
+  gap.data = WORD.test(text) ? " " : "";
+  element.textContent = text.slice(gap.length);
   if (BLANK.test(text) && !/^ +$/.test(text)) element.dataset.sign = spelled(text || token);
   else delete element.dataset.sign;
   shade(element, probability);
