@@ -112,7 +112,7 @@ def test_a_text_of_the_whole_context_is_seen(model, sizes):
 def test_a_long_text_is_read_in_parts_and_gives_the_same(seen, model, sizes, monkeypatch):
     """Every run makes all maps: of at most three rows here."""
     tokens, lengths = len(seen.token_ids), []
-    reference = model._inspector.reference()
+    reference = model.inspector.reference()
     run = reference.run
     monkeypatch.setattr(runtime.graphs.reference, "MAPS_BYTES", 3 * 4 * sizes["n_layer"] * sizes["n_head"] * tokens)
     monkeypatch.setattr(reference, "run", lambda ids, **given: (lengths.append(ids.shape[1]), run(ids, **given))[1])

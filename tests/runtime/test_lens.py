@@ -84,7 +84,7 @@ def test_a_batch_gives_what_each_text_gives(model):
 
 
 def test_a_long_text_is_read_in_parts_and_says_the_same(lens, model, monkeypatch):
-    session = model._inspector.lens_graph()
+    session = model.inspector.lens_graph()
     monkeypatch.setattr(session, "_most_rows", 4)
     parts = model.lens(TEXT, k=K)
     assert np.array_equal(parts.top_ids, lens.top_ids)
