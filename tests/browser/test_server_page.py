@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from runtime.graphs.slots import HostSlots
+
 PROMPT = "The old house stood at the end of the lane, and"
 SAMPLED = {"tokens": 30, "temperature": 0.9, "topP": 0.9, "seed": 7}
 GREEDY = {"tokens": 24, "temperature": 0}
@@ -184,14 +186,16 @@ def test_all_goes_by_keys_alone(served, console):
     assert page.text("#sheet") == PROMPT + first.text
 
 
-def test_stop_frees_the_slot(serve, console):
-    live = serve(slots=1)
+def test_stop_frees_the_slot(serve, console, monkeypatch):
+    live, run = serve(slots=1), HostSlots.run
+    monkeypatch.setattr(HostSlots, "run", lambda slots, works: time.sleep(0.02) or run(slots, works))  # time to click
     page = console(live)
     page.write(PROMPT, wait=False, tokens=480, temperature=0)
     page.within(lambda: len(page.text("#written")) > 20)
     page.find("#stop").click()
     eventually(lambda: cancelled(live) == 1 and not live.model.loop.busy)
     page.until_done()
+    monkeypatch.undo()
     stopped = int(page.text("#status").split("after ")[1].split(" ")[0])
     assert 0 < stopped < 480
     assert live.model.complete(PROMPT, max_new_tokens=480).text.startswith(page.text("#written"))
