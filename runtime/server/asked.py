@@ -34,7 +34,6 @@ class Asked:
     Attributes:
         prompts: The ids of each.
         settings: Those of each completion of a prompt, of which `several` chooses `n`.
-        scores_alone: Whether no token is wanted, only the prompt and its log-probabilities.
     """
 
     prompts: list[list[int]]
@@ -44,11 +43,6 @@ class Asked:
     echo: bool
     streams: bool
     tells_usage: bool
-
-    @property
-    def texts(self) -> int:
-        """How many texts the engine generates."""
-        return len(self.prompts) * len(self.settings)
 
 
 def understand(body: CompletionBody, model: Model, limits: ServerSettings) -> Asked:

@@ -39,7 +39,7 @@ async def completions(request: Request) -> Response:
     if not asked.streams:
         return JSONAnswer(await while_there(request, job.whole()))
     events = job.events()
-    first = await while_there(request, first_of(events))  # what fails until then has a status
+    first = await while_there(request, anext(events))  # what fails until then has a status
     return EventStream(first, events, service.settings.timeout + GRACE)
 
 
@@ -54,10 +54,6 @@ def size_of(body: CompletionBody) -> int:
     prompts = body.prompt if isinstance(body.prompt, list) else [body.prompt]
     parts = (*prompts, *(body.bad_words or ()))
     return len(body.logit_bias or ()) + sum(len(each) if isinstance(each, str | list) else 1 for each in parts)
-
-
-async def first_of(events: AsyncGenerator[bytes]) -> bytes:
-    return await anext(events)
 
 
 class Job:

@@ -16,7 +16,7 @@ from runtime.arrays import Floats
 from runtime.server.answers import Embedding, EmbeddingAnswer, EmbeddingUsage
 from runtime.server.asked import read_prompts
 from runtime.server.bodies import EmbeddingBody
-from runtime.server.errors import invalid, timed_out, too_long
+from runtime.server.errors import invalid, too_long
 from runtime.server.requests import JSONAnswer, body_of, while_there
 from runtime.server.service import Service, service_of
 
@@ -52,14 +52,8 @@ def check_lengths(inputs: list[list[int]], service: Service) -> None:
 
 
 async def embedded(service: Service, body: EmbeddingBody, inputs: list[list[int]]) -> EmbeddingAnswer:
-    vectors = list[list[float] | str]()
-    try:
-        with service.admission.admit(len(inputs)):
-            async with asyncio.timeout(service.settings.timeout):
-                for ids in inputs:
-                    vectors.append(await service.inspected(partial(vector, service, body, ids)))
-    except TimeoutError:
-        raise timed_out(service.settings.timeout) from None
+    async with service.admitted(len(inputs)):
+        vectors = [await service.inspected(partial(vector, service, body, ids)) for ids in inputs]
     tokens = sum(map(len, inputs))
     data = [Embedding("embedding", number, each) for number, each in enumerate(vectors)]
     return EmbeddingAnswer("list", data, service.name, EmbeddingUsage(tokens, tokens))

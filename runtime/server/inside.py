@@ -11,7 +11,7 @@ from runtime.inside.page import make_page
 from runtime.model import Model
 from runtime.server.asked import encode, ids_of
 from runtime.server.bodies import InsideBody
-from runtime.server.errors import invalid, timed_out
+from runtime.server.errors import invalid
 from runtime.server.requests import body_of, while_there
 from runtime.server.service import Service, service_of
 
@@ -46,12 +46,8 @@ def check_length(ids: list[int], most: int) -> list[int]:
 
 
 async def looked_at(service: Service, ids: list[int]) -> str:
-    try:
-        with service.admission.admit(1):
-            async with asyncio.timeout(service.settings.timeout):
-                return await service.inspected(lambda: look(service.model, ids, service.name))
-    except TimeoutError:
-        raise timed_out(service.settings.timeout) from None
+    async with service.admitted(1):
+        return await service.inspected(lambda: look(service.model, ids, service.name))
 
 
 def look(model: Model, ids: list[int], name: str) -> str:

@@ -11,7 +11,6 @@ from runtime.engine.texts import GeneratedText
 from runtime.server.bodies import CompletionBody
 from runtime.server.metrics import reason_of
 
-FORMATS = ("text", "json")
 logger = logging.getLogger("runtime.server")
 
 

@@ -1,7 +1,7 @@
 """What every endpoint does with a request: read its body, run while the client is there, answer in JSON."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import msgspec
@@ -63,7 +63,7 @@ async def bytes_of(request: Request, most: int) -> bytes:
     return bytes(body)
 
 
-async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_there(request: Request, work: Awaitable[T]) -> T:
     """Run work until its client leaves, which cancels it: ClientDisconnect."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(gone(request))

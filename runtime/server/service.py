@@ -1,7 +1,8 @@
 """Service: what all endpoints of one server share."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from time import time
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ from starlette.requests import Request
 
 from runtime.model import Model
 from runtime.server.admission import Admission
-from runtime.server.errors import ApiError, out_of_memory, shutting_down
+from runtime.server.errors import ApiError, out_of_memory, shutting_down, timed_out
 from runtime.server.keys import Keys
 from runtime.server.metrics import Metrics
 from runtime.server.settings import ServerSettings
@@ -37,6 +38,16 @@ class Service:
         self.keys = Keys(settings.api_key_env, settings.api_key_file)
         self.admission = Admission(model.loop.slots, settings.max_queue)
         self.metrics = Metrics(self.admission, slots=model.loop.slots, model=self.name)
+
+    @asynccontextmanager
+    async def admitted(self, texts: int) -> AsyncIterator[None]:
+        """Let a request look inside so many texts, if there is room for them, for so long as it may."""
+        try:
+            with self.admission.admit(texts):
+                async with asyncio.timeout(self.settings.timeout):
+                    yield
+        except TimeoutError:
+            raise timed_out(self.settings.timeout) from None
 
     async def inspected(self, look: Callable[[], T]) -> T:
         """Run the reference graph in a thread, one at a time, as each run takes all threads.
