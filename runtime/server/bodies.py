@@ -12,7 +12,7 @@ from runtime.server.errors import invalid
 from runtime.server.told import named, shortened, told
 from runtime.text.options import LEAST_TEMPERATURE
 
-T = TypeVar("T", bound=Struct)
+T = TypeVar("T", bound="Body")
 MOST_DIGITS, LARGE = 40, 1e40  # of an integer; a whole number with a point is one up to here
 MOST_ITEMS = 1024  # of lists that each step goes through: a text with more would hold the others up
 INTEGER_64 = Meta(ge=-(2**63), le=2**63 - 1)
@@ -48,10 +48,15 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     include_usage: Annotated[bool, Meta(description="Send the counts of tokens before the end.")] = False
 
 
-class CompletionBody(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A request for completions: OpenAI's fields, and some that other servers have too."""
+class Body(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What every body may have: the name of the model that is asked."""
 
     model: str | None = None
+
+
+class CompletionBody(Body):
+    """A request for completions: OpenAI's fields, and some that other servers have too."""
+
     prompt: Prompt
     max_tokens: Annotated[int, Meta(ge=0)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2, extra_json_schema=TEMPERATURES)] | None = None
@@ -85,10 +90,9 @@ class CompletionBody(Struct, forbid_unknown_fields=True, kw_only=True):
     grammar: str | None = None
 
 
-class EmbeddingBody(Struct, forbid_unknown_fields=True, kw_only=True):
+class EmbeddingBody(Body):
     """A request for embeddings: OpenAI's fields, and which hidden states are pooled how."""
 
-    model: str | None = None
     input: Prompt
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, description="Only the model's own n_embd.")] | None = None
@@ -98,27 +102,24 @@ class EmbeddingBody(Struct, forbid_unknown_fields=True, kw_only=True):
     normalize: bool | None = None
 
 
-class TokenizeBody(Struct, forbid_unknown_fields=True, kw_only=True):
+class TokenizeBody(Body):
     """A text to turn into ids."""
 
     prompt: str
-    model: str | None = None
     add_special_tokens: Annotated[bool, Meta(description="GPT-2 adds none, either way.")] = False
     return_token_strs: bool = False
 
 
-class DetokenizeBody(Struct, forbid_unknown_fields=True, kw_only=True):
+class DetokenizeBody(Body):
     """Ids to turn into a text."""
 
     tokens: list[TokenId]
-    model: str | None = None
 
 
-class InsideBody(Struct, forbid_unknown_fields=True, kw_only=True):
+class InsideBody(Body):
     """A text to look inside, or its ids."""
 
     prompt: str | Ids
-    model: str | None = None
 
 
 def read_body(kind: type[T], body: bytes) -> T:

@@ -30,8 +30,7 @@ LONG = 4096  # characters and ids from which a body is understood in a thread, s
 async def completions(request: Request) -> Response:
     """Complete prompts: the whole answer at once, or a stream of events."""
     service = service_of(request)
-    body = await body_of(request, CompletionBody, service.settings.max_body)
-    service.check_model(body.model)
+    body = await body_of(request, CompletionBody)
     asked = await prepared(lambda: understand(body, service.model, service.settings), body)
     job = Job(request.state.record.name, service, asked)
     request.state.record.asks(job.texts, body)

@@ -24,8 +24,7 @@ from runtime.server.service import Service, service_of
 async def embeddings(request: Request) -> Response:
     """Embed texts, one after the other."""
     service = service_of(request)
-    body = await body_of(request, EmbeddingBody, service.settings.max_body)
-    service.check_model(body.model)
+    body = await body_of(request, EmbeddingBody)
     check(body, service)
     inputs = await asyncio.to_thread(read_prompts, body.input, "input", service.model, service.settings.max_prompts)
     check_lengths(inputs, service)

@@ -23,8 +23,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 async def inside(request: Request) -> Response:
     """Look inside a text: its attention maps and its lens, as an HTML page."""
     service = service_of(request)
-    body = await body_of(request, InsideBody, service.settings.max_body)
-    service.check_model(body.model)
+    body = await body_of(request, InsideBody)
     ids = check_length(await asyncio.to_thread(read, body, service.model), most_tokens(service.model))
     return HTMLResponse(await while_there(request, looked_at(service, ids)), headers=HEADERS)
 

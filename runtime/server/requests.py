@@ -8,11 +8,12 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from runtime.server.bodies import read_body
+from runtime.server.bodies import Body, read_body
 from runtime.server.errors import ApiError, invalid
+from runtime.server.service import service_of
 
 T = TypeVar("T")
-S = TypeVar("S", bound=msgspec.Struct)
+S = TypeVar("S", bound=Body)
 JSON = "application/json"
 CLIENT_GONE = 499  # nginx's status of a request whose client has left; nobody reads it but the log
 encoder = msgspec.json.Encoder()
@@ -31,11 +32,11 @@ def refusal(error: ApiError) -> Response:
     return JSONAnswer(error.body, error.status, headers=error.headers)
 
 
-async def body_of(request: Request, kind: type[S], most: int) -> S:
+async def body_of(request: Request, kind: type[S]) -> S:
     """The body as an endpoint's fields.
 
     Raises:
-        ApiError: It is too large, not JSON, or not as declared.
+        ApiError: It is too large, not JSON, not as declared, or asks for another model.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type != JSON:  # which other sites' pages cannot send without asking
@@ -45,7 +46,10 @@ async def body_of(request: Request, kind: type[S], most: int) -> S:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise ApiError(415, f"Content-Encoding must be identity, got {encoding[:60]}", code="unsupported_encoding")
-    return read_body(kind, await bytes_of(request, most))
+    service = service_of(request)
+    body = read_body(kind, await bytes_of(request, service.settings.max_body))
+    service.check_model(body.model)
+    return body
 
 
 async def bytes_of(request: Request, most: int) -> bytes:

@@ -18,8 +18,7 @@ from runtime.text.prompts import Prompting
 async def tokenize(request: Request) -> Response:
     """Turn a text into ids."""
     service = service_of(request)
-    body = await body_of(request, TokenizeBody, service.settings.max_body)
-    service.check_model(body.model)
+    body = await body_of(request, TokenizeBody)
     return JSONAnswer(await asyncio.to_thread(encoded, service.model.prompting, body))
 
 
@@ -34,8 +33,7 @@ def encoded(prompting: Prompting, body: TokenizeBody) -> Tokens:
 async def detokenize(request: Request) -> Response:
     """Turn ids into a text."""
     service = service_of(request)
-    body = await body_of(request, DetokenizeBody, service.settings.max_body)
-    service.check_model(body.model)
+    body = await body_of(request, DetokenizeBody)
     return JSONAnswer(await asyncio.to_thread(decoded, service.model, body))
 
 
