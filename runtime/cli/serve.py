@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         from runtime.server import create_app
         from runtime.server.loading import load_options, load_to_serve
         from runtime.server.logs import set_up
-        from runtime.server.serving import end_at_once, serve
+        from runtime.server.serving import bound, end_at_once, serve
         from runtime.server.settings import ServerSettings, from_environment
     except ModuleNotFoundError as error:
         raise ImportError(f"{NEEDED} ({error.name} is missing)") from None
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     settings = from_environment(**limits)
     given = {name: getattr(options, name) for name in LOADING if getattr(options, name) is not None}
     set_up(options.log_format)
-    with end_at_once():
+    with end_at_once(), bound(options.host, port) as address:
         app = create_app(load_to_serve(options.model, **load_options() | given), settings)
-        serve(app, host=options.host, port=port, grace=grace)
+        serve(app, address, grace=grace)
     return 0

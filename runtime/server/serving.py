@@ -23,19 +23,20 @@ LAST = 1  # seconds after the grace, for clients to read that their texts have e
 KEEP_ALIVE = 75  # seconds; longer than proxies and clients keep a connection, so that none is closed under a request
 
 
-def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
+def serve(app: Starlette, address: socket.socket, *, grace: float) -> None:
     """Serve until a signal ends it.
 
     Args:
-        port: 0 takes a free one, which the log tells.
+        address: What `bound` gave.
         grace: Seconds that requests under way have to end after SIGTERM or SIGINT.
 
     Raises:
-        RuntimeError: The address is not to be had.
+        RuntimeError: Another process listens there by now.
     """
     config = configured(app, grace)
-    sockets = [bound(config, host, port)]
-    name, number = sockets[0].getsockname()[:2]
+    name, number = address.getsockname()[:2]
+    with told_advice(name, number):
+        address.listen(config.backlog)
     shown = f"[{name}]" if ":" in name else name
     service: Service = app.state.service
     logger.info(
@@ -52,7 +53,7 @@ def serve(app: Starlette, *, host: str, port: int, grace: float) -> None:
             shown,
             number,
         )
-    Server(config, service).run(sockets)
+    Server(config, service).run([address])
 
 
 def configured(app: Starlette, grace: float) -> uvicorn.Config:
@@ -68,12 +69,35 @@ def configured(app: Starlette, grace: float) -> uvicorn.Config:
     )
 
 
-def bound(config: uvicorn.Config, host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
+    """An address that is this process's; connections are refused until `serve` listens there.
+
+    Args:
+        port: 0 takes a free one, which the log tells.
+
+    Raises:
+        RuntimeError: The address is not to be had.
+    """
     if not host:  # all addresses, for the socket
         raise ValueError("host must be a name or an address, got ''")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with told_advice(host, port):
+        address = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            if os.name == "posix":  # not held up by connections that have ended; elsewhere it would take a port in use
+                address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if address.family == socket.AF_INET6:
+                address.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            address.bind((host, port))
+        except BaseException:
+            address.close()
+            raise
+    return address
+
+
+@contextmanager
+def told_advice(host: str, port: int) -> Iterator[None]:
     try:
-        return socket.create_server((host, port), family=family, backlog=config.backlog)
+        yield
     except OSError as error:
         raise RuntimeError(f"cannot listen at port {port} of {host}: {advice(error)}") from None
 

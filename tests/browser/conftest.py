@@ -33,6 +33,19 @@ ARGUMENTS = [
 WIDE = (1400, 900)
 READY = 30  # seconds
 TEXT = "The old house stood at the end of the lane, and"
+COLOURS = """
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    const found = {};
+    while (walker.nextNode()) {
+        const [text, element] = [walker.currentNode.data.trim(), walker.currentNode.parentElement];
+        if (!text || !element.checkVisibility() || element.closest("script, noscript, style, .sign")) continue;
+        const fill = each => getComputedStyle(each).backgroundColor;
+        let ground = element;
+        while (fill(ground) === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
+        const pair = [getComputedStyle(element).color, fill(ground)];
+        found[pair] = [...pair, text];
+    }
+    return Object.values(found)"""
 
 
 class Page:
@@ -76,6 +89,10 @@ class Page:
     def fills(self, selector: str) -> list[str]:
         elements = "[...document.querySelectorAll(arguments[0])]"
         return self.run(f"return {elements}.map(one => getComputedStyle(one).backgroundColor)", selector)
+
+    def texts(self) -> list[list[str]]:
+        """[its colour, the colour behind it, its last text] of each pair of colours that text has."""
+        return self.run(COLOURS)
 
     def pinned(self) -> list[str]:
         return self.run("return [...document.querySelectorAll('.pinned')].map(one => one.dataset.position)")
@@ -256,6 +273,17 @@ def luminance() -> Callable[[str], float]:
         return sum(weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
     return relative
+
+
+@pytest.fixture(scope="session")
+def faint(luminance) -> Callable[[list[list[str]]], list[list[str]]]:
+    """Those pairs of colours whose contrast is less than level AA of WCAG 2 asks of text."""
+
+    def contrast(one: str, other: str) -> float:
+        lights = sorted((luminance(one), luminance(other)))
+        return (lights[1] + 0.05) / (lights[0] + 0.05)
+
+    return lambda pairs: [pair for pair in pairs if contrast(*pair[:2]) < 4.5]
 
 
 class Words:

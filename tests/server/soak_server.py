@@ -7,7 +7,7 @@ import runtime
 from runtime.graphs.slots import HostSlots
 from runtime.server import ServerSettings, create_app
 from runtime.server.logs import set_up
-from runtime.server.serving import serve
+from runtime.server.serving import bound, serve
 
 EVERY = 50  # times that a text asks for memory, of which two find none
 
@@ -24,4 +24,4 @@ def reserve_or_fail(self: HostSlots, slot: int, tokens: int) -> None:
 HostSlots.reserve = reserve_or_fail  # type: ignore[method-assign]
 set_up("json")
 model = runtime.load(bundle, device="cpu", slots=int(slots))
-serve(create_app(model, ServerSettings(served_name="novelist", max_queue=4)), host="127.0.0.1", port=0, grace=5)
+serve(create_app(model, ServerSettings(served_name="novelist", max_queue=4)), bound("127.0.0.1", 0), grace=5)

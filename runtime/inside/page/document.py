@@ -24,7 +24,7 @@ def document(contents: Mapping[str, Any], *, model: str) -> str:
 
 
 def style() -> str:
-    return source("page.css")
+    return source("base.css") + source("page.css")
 
 
 def script() -> str:

@@ -23,12 +23,12 @@ def document(model: str, limits: Mapping[str, int]) -> str:
 
 @cache
 def style() -> str:
-    return source("page.css")
+    return inside_source("base.css") + source("page.css")
 
 
 @cache
 def script() -> str:
-    """The spelling of tokens is that of the page that looks inside."""
+    """The spelling of tokens, as the common style, is that of the page that looks inside."""
     return "\n".join([inside_source("spelling.js"), *(source(f"{name}.js") for name in SCRIPTS)])
 
 
