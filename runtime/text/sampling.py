@@ -5,7 +5,9 @@ giving them a score of minus infinity, so that each works on what the one before
 guide allows, after all processors and before the temperature: so top-k and top-p choose among what may come.
 """
 
+import threading
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,29 @@ from runtime.text.options import Settings
 from runtime.text.processors import BadWords, Processors
 
 BLOCK = 256
+
+
+class Scratch(threading.local):
+    """Memory of a thread, kept from draw to draw.
+
+    The allocator gives arrays of this size back to the system at once, which takes longer than all of the arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self._powers, self._probabilities = np.empty(0, np.float32), np.empty(0, np.float64)
+
+    def softmax(self, scores: Floats) -> NDArray[np.float64]:
+        """Probabilities [K] of scores [K], in float32's precision; the next ones take their place."""
+        if len(scores) > len(self._powers):
+            self._powers, self._probabilities = np.empty(len(scores), np.float32), np.empty(len(scores), np.float64)
+        powers, probabilities = self._powers[: len(scores)], self._probabilities[: len(scores)]
+        np.exp(np.subtract(scores, scores.max(), out=powers), out=powers)
+        powers /= powers.sum()
+        probabilities[:] = powers
+        return probabilities
+
+
+SCRATCH = Scratch()
 
 
 class Sampler:
@@ -44,7 +69,7 @@ class Sampler:
     def _draw(self, ids: Ids, scores: Floats) -> int:
         """Draw one of `ids`, each with the softmax probability of its score."""
         uniform = (self._random.random_raw() >> 11) * 2.0**-53  # [0, 1), from the 53 high bits
-        return int(ids[inverse_cdf(softmax(scores), uniform)])
+        return int(ids[inverse_cdf(SCRATCH.softmax(scores), uniform)])
 
 
 def reason_of_no_choice(logits: Floats, scores: Floats) -> str:
@@ -62,8 +87,8 @@ def likeliest(scores: Floats, allowed: Ids | None) -> int:
 
 def keep_likely(scores: Floats, settings: Settings, allowed: Ids | None = None) -> tuple[Ids, Floats]:
     """The ids [K] that may come next, in ascending order, and their scores [K] after the temperature."""
-    ids, scores = (np.arange(len(scores)), scores) if allowed is None else (allowed, scores[allowed])
-    if settings.temperature is not None:
+    ids, scores = (all_ids(len(scores)), scores) if allowed is None else (allowed, scores[allowed])
+    if settings.temperature not in (None, 1.0):
         scores = scores / np.float32(settings.temperature)
     for name, keep in FILTERS.items():
         if (value := getattr(settings, name)) is not None:
@@ -105,9 +130,15 @@ def min_p(scores: Floats, p: float) -> NDArray[np.bool_]:
     return mask
 
 
-def inverse_cdf(probabilities: Floats, uniform: float) -> int:
+@lru_cache(maxsize=4)
+def all_ids(count: int) -> Ids:
+    ids = np.arange(count)
+    ids.flags.writeable = False  # all texts have the same ones
+    return ids
+
+
+def inverse_cdf(exact: NDArray[np.float64], uniform: float) -> int:
     """The first index whose cumulative probability exceeds `uniform`; by blocks, as a cumsum of all is slow."""
-    exact = probabilities.astype(np.float64)
     blocks = np.add.reduceat(exact, np.arange(0, len(exact), BLOCK)).cumsum()
     target = uniform * blocks[-1]
     block = min(int(np.searchsorted(blocks, target, side="right")), len(blocks) - 1)

@@ -222,8 +222,8 @@ def test_no_border_of_a_sum_draws_an_id_without_probability(size):
         probabilities[random_numbers.random(size) < 0.5] = 0
         probabilities[200:256] = 0
         probabilities[0] += 1e-3
-        probabilities /= probabilities.sum()
-        sums = probabilities.astype(np.float64).cumsum()
+        probabilities = (probabilities / probabilities.sum()).astype(np.float64)
+        sums = probabilities.cumsum()
         for place in (0, size - 1, min(199, size - 1), min(255, size - 1), int(random_numbers.integers(size))):
             border = int(sums[place] / sums[-1] * 2**53)
             for uniform in range(max(0, border - 3), min(2**53, border + 4)):
