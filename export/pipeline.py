@@ -102,7 +102,7 @@ def export_bundle(
             with steps.step(f"Quantizing to {recipe.precision}") as progress:
                 quantized_weights = quantize_checkpoint(source, texts[:CALIBRATION], recipe, progress)
                 graphs += write_quantized_graphs(source, recipe, quantized_weights, folder)
-                quantized.append(Quantized(recipe, quantized_weights, texts[CALIBRATION:]))
+                quantized.append(Quantized(recipe, quantized_weights))
         scales = None
         if caching:
             with steps.step("Calibrating int8 keys and values") as progress:

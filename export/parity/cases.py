@@ -1,7 +1,7 @@
 """The test inputs on which a bundle is compared with PyTorch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,10 @@ class Case:
     @property
     def padded(self) -> bool:
         return bool((self.attention_mask == 0).any())
+
+    def whole(self) -> "Case":
+        """The same ids in one run."""
+        return replace(self, lengths=(self.input_ids.shape[1],))
 
     def rows(self) -> list[list[int]]:
         """The ids of each row, without its padding."""

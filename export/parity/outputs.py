@@ -150,8 +150,11 @@ def worst_position_error(name: str, outputs: NDArray[Any], truth: NDArray[Any]) 
     axis = position_axis(name)
     if axis is None:
         return normwise_error(outputs, truth)
-    pairs = zip(np.moveaxis(outputs, axis, 0), np.moveaxis(truth, axis, 0), strict=True)
-    return max(normwise_error(position, true) for position, true in pairs)
+    if outputs.shape != truth.shape or not np.isfinite(outputs).all():
+        return float("inf")
+    others = tuple(each for each in range(truth.ndim) if each != axis)
+    scales, errors = (np.sqrt(np.square(array).sum(others)) for array in (truth, outputs - truth))
+    return float((errors / np.where(scales, scales, 1.0)).max())
 
 
 def normwise_error(outputs: NDArray[Any], truth: NDArray[Any]) -> float:

@@ -6,7 +6,7 @@ calibration, as the served graphs read them: all at once, and token by token.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -111,76 +111,74 @@ def exact_graph(path: Path) -> Iterator[Path]:
         exact.unlink()
 
 
+@dataclass(frozen=True)
+class Readings:
+    """How PyTorch reads `texts` [B, S]: the mean negative log-probability of an id, its most likely ids [B, S - 1]."""
+
+    texts: Ids
+    loss: float
+    expected: Ids
+
+
 def judge_quality(
     graph: DecodeGraph,
+    readings: Readings,
     model: GPT2LMHeadModel,
     weights: QuantizedWeights | None,
-    texts: Ids,
     *,
     precision: str,
     most_cost: float,
     integer: bool = False,
 ) -> Quality:
-    """Measure perplexities and rounding over `texts` [B, S].
+    """Measure perplexities and rounding.
 
     Args:
-        model: The checkpoint in float32; afterwards it has the dequantized weights, if there are any.
+        readings: PyTorch's, of the checkpoint's own weights.
+        model: In float32 with the weights of the graph.
         integer: Whether texts read all at once go through integer products.
     """
-    loss, expected = read_by_pytorch(model, texts)
-    read = [read_text(graph, text.tolist()) for text in texts]
-    at_once, by_token, ids = zip(*read, strict=True)
-    if weights:
-        with_weights(model, weights)
+    at_once, by_token, same, rounding, pytorch_rounding = [], [], [], [0.0], [0.0]
+    for text, expected in zip(readings.texts, readings.expected, strict=True):
+        truth = logits_of(model, text)
+        with graph.sequence() as state:
+            logits = state.read(text.tolist(), last=len(text)).logits
+            at_once.append(target_logprobs(logits[:-1], text[1:].tolist()))
+            rounding.append(distance(logits, truth))
+            state.rewind(0)
+            steps = [step(state, *pair) for pair in pairwise(text.tolist())]
+        by_token.append([logprob for logprob, _ in steps])
+        same.append([chosen for _, chosen in steps] == expected)
+        if weights:
+            with rounded_inputs(model, weights, integer=integer):
+                pytorch_rounding.append(distance(logits_of(model, text), truth))
     return Quality(
         precision,
-        float32=math.exp(loss),
+        float32=math.exp(readings.loss),
         at_once=math.exp(-np.mean(at_once)),
         token_by_token=math.exp(-np.mean(by_token)),
-        agreement=float((np.array(ids) == expected).mean()),
-        rounding=max(rounding_error(graph, model, text) for text in texts),
+        agreement=float(np.mean(same)),
+        rounding=max(rounding),
         most_cost=most_cost,
-        pytorch_rounding=rounding_by_pytorch(model, weights, texts, integer=integer) if weights else 0.0,
+        pytorch_rounding=max(pytorch_rounding),
     )
 
 
-@torch.no_grad()
-def read_by_pytorch(model: GPT2LMHeadModel, texts: Ids) -> tuple[float, Ids]:
-    """The mean negative log-probability of an id in `texts` [B, S], and PyTorch's most likely ids [B, S - 1]."""
-    logits = [model(torch.from_numpy(text[None, :-1])).logits[0] for text in texts]
+def read_by_pytorch(model: GPT2LMHeadModel, texts: Ids) -> Readings:
+    """How PyTorch reads `texts` [B, S]."""
+    logits = [torch.from_numpy(logits_of(model, text[:-1])) for text in texts]
     losses = [cross_entropy(row, torch.from_numpy(text[1:])).item() for row, text in zip(logits, texts, strict=True)]
-    return float(np.mean(losses)), torch.stack(logits).argmax(-1).numpy()
+    return Readings(texts, float(np.mean(losses)), torch.stack(logits).argmax(-1).numpy())
 
 
 @torch.no_grad()
-def rounding_error(graph: DecodeGraph, model: GPT2LMHeadModel, text: Ids) -> float:
-    """The error of the logits of a text read all at once, centred, as no probability depends on their mean."""
-    truth = model(torch.from_numpy(text[None])).logits[0].numpy()
-    with graph.sequence() as state:
-        logits = state.read(text.tolist(), last=len(text)).logits
+def logits_of(model: GPT2LMHeadModel, text: Ids) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = model(torch.from_numpy(text[None]), use_cache=False).logits[0].numpy()
+    return logits
+
+
+def distance(logits: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
+    """The relative distance of centred logits: no probability depends on their mean."""
     return normwise_error(centred(logits), centred(truth))
-
-
-@torch.no_grad()
-def rounding_by_pytorch(model: GPT2LMHeadModel, weights: QuantizedWeights, texts: Ids, *, integer: bool) -> float:
-    """The same error in PyTorch itself, with inputs rounded as the graphs round them."""
-    found = []
-    for text in torch.from_numpy(texts):
-        truth = model(text[None]).logits[0]
-        with rounded_inputs(model, weights, integer=integer):
-            logits = model(text[None]).logits[0]
-        found.append(normwise_error(*(centred(array.numpy()) for array in (logits, truth))))
-    return max(found)
-
-
-def read_text(graph: DecodeGraph, ids: Sequence[int]) -> tuple[list[float], list[float], list[int]]:
-    """Log-probabilities of ids[1:], read all at once and token by token; the most likely ids, token by token."""
-    with graph.sequence() as state:
-        logits = state.read(ids[:-1], last=len(ids) - 1).logits
-        at_once = target_logprobs(logits, ids[1:])
-        state.rewind(0)
-        steps = [step(state, *pair) for pair in pairwise(ids)]
-    return at_once, [logprob for logprob, _ in steps], [expected for _, expected in steps]
 
 
 def step(state: DecodeState, token: int, following: int) -> tuple[float, int]:

@@ -34,7 +34,7 @@ from export.parity.outputs import (
     reference_outputs,
     worst_position_error,
 )
-from export.parity.precision import Quality, exact_graph, judge_quality, with_weights
+from export.parity.precision import Quality, Readings, exact_graph, judge_quality, read_by_pytorch, with_weights
 from export.parity.report import INT8_CACHE, Refusal, Report, Row
 from export.parity.rounded import judge_rounded, measure_cache_rounding, measure_rounding
 from export.progress import Progress
@@ -69,11 +69,10 @@ class Standard:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A precision of the bundle: its recipe, its weights, and texts [B, S] that were not used to calibrate it."""
+    """A precision of the bundle: its recipe, and its weights."""
 
     recipe: Recipe
     weights: QuantizedWeights
-    texts: NDArray[np.int64]
 
     def kinds(self, bundle: Bundle) -> list[Kind]:
         """The kinds of its graphs, without the one for an int8 cache, which is judged apart."""
@@ -92,7 +91,7 @@ def verify_bundle(
     """Judge every output tensor and the greedy tokens of `bundle` against its checkpoint in PyTorch.
 
     Args:
-        texts: [B, S], texts to judge float16 by, if the bundle has it.
+        texts: [B, S], which were not used to calibrate; precisions other than float32 are judged by them.
         cache: The scales of int8 keys and values, if the bundle has them.
     """
     architecture = bundle.manifest.architecture
@@ -118,10 +117,14 @@ def verify_bundle(
     begin(progress, "the decode graph for CUDA, on the CPU")
     rows += judge_decode("decode_cuda", open_decode_graph(bundle, placement=REHEARSED), standards, noise)
     qualities, halves, rounded, refused = [], [], [], []
-    if texts is not None and bundle.manifest.has_graph("decode", HALF):
+    readings = None
+    if texts is not None:
+        begin(progress, "PyTorch's perplexity")
+        readings = read_by_pytorch(checkpoint.load_model(), texts)
+    if readings and bundle.manifest.has_graph("decode", HALF):
         begin(progress, "PyTorch in float16, and the float16 graph")
         try:
-            found, quality, largest = judge_half(bundle, checkpoint, standards, texts)
+            found, quality, largest = judge_half(bundle, checkpoint, standards, readings)
         except ParityError as error:
             refused.append(Refusal(HALF, str(error)))
         else:
@@ -130,10 +133,10 @@ def verify_bundle(
             halves.append(largest)
     del standards
     for part in quantized:
+        assert readings  # nothing is quantized without texts
         begin(progress, f"the {part.recipe.precision} graphs")
         try:
-            found, standard = judge_weights(bundle, checkpoint, part, cases)
-            quality = judge_part(bundle, checkpoint, part)
+            found, quality, standard = judge_weights(bundle, checkpoint, part, cases, readings)
         except ParityError as error:
             refused.append(Refusal(part.recipe.precision, str(error)))
         else:
@@ -177,8 +180,15 @@ def begin(progress: Progress, step: str) -> None:
 def measure_pytorch(model: GPT2LMHeadModel, cases: list[Case]) -> list[Standard]:
     """The standards of all cases; `model` is in float32, and in float64 afterwards."""
     float32 = [pytorch_outputs(model, case) for case in cases]
-    truth = as_truth(model)
-    return [make_standard(case, float32.pop(0), pytorch_outputs(truth, case)) for case in cases]
+    truths = read_truths(as_truth(model), cases)
+    return [make_standard(case, outputs, true) for case, outputs, true in zip(cases, float32, truths, strict=True)]
+
+
+def read_truths(model: GPT2LMHeadModel, cases: list[Case]) -> list[Outputs]:
+    """The outputs of a model in float64, which reads the same ids once: in parts they would differ by 1e-15."""
+    keys = [(case.input_ids.tobytes(), case.attention_mask.tobytes()) for case in cases]
+    known = {key: pytorch_outputs(model, case.whole()) for key, case in dict(zip(keys, cases, strict=True)).items()}
+    return [known[key] for key in keys]
 
 
 def make_standard(case: Case, float32: Outputs, truth: Outputs) -> Standard:
@@ -200,13 +210,22 @@ def judge_reference(bundle: Bundle, standards: list[Standard], noise: Noise) -> 
 
 
 def judge_weights(
-    bundle: Bundle, checkpoint: Checkpoint, part: Quantized, cases: list[Case]
-) -> tuple[list[Row], RoundedStandard]:
+    bundle: Bundle, checkpoint: Checkpoint, part: Quantized, cases: list[Case], readings: Readings
+) -> tuple[list[Row], Quality, RoundedStandard]:
     """Compare a precision's graphs with PyTorch with its weights: without rounded inputs, and as they are served."""
     precision, kinds = part.recipe.precision, part.kinds(bundle)
     model = with_weights(checkpoint.load_model(), part.weights)
+    quality = judge_quality(
+        open_decode_graph(bundle, precision=precision),
+        readings,
+        model,
+        part.weights,
+        precision=precision,
+        most_cost=part.recipe.most_cost,
+        integer="prefill" in kinds and readings.texts.shape[1] >= MANY,
+    )
     standards = measure_pytorch(model, cases)  # `model` is in float64 afterwards
-    served = measure_rounding(model, part.weights, part.texts[0].tolist(), precision=precision, kinds=kinds)
+    served = measure_rounding(model, part.weights, readings.texts[0].tolist(), precision=precision, kinds=kinds)
     del model
     rows = []
     for kind in ("decode", "ragged"):
@@ -214,20 +233,7 @@ def judge_weights(
             with exact_graph(bundle.graph_path(kind, precision)) as path:
                 decode = DecodeGraph(path, bundle.manifest.architecture)
                 rows += judge_decode(f"{kind} {precision}", decode, standards, largest_noise(standards))
-    return [*rows, *judge_rounded(bundle, served)], served
-
-
-def judge_part(bundle: Bundle, checkpoint: Checkpoint, part: Quantized) -> Quality:
-    """The quality of a precision as it is served."""
-    return judge_quality(
-        open_decode_graph(bundle, precision=part.recipe.precision),
-        checkpoint.load_model(),
-        part.weights,
-        part.texts,
-        precision=part.recipe.precision,
-        most_cost=part.recipe.most_cost,
-        integer="prefill" in part.kinds(bundle) and part.texts.shape[1] >= MANY,
-    )
+    return [*rows, *judge_rounded(bundle, served)], quality, served
 
 
 def judge_caches(
@@ -249,7 +255,7 @@ def judge_caches(
 
 
 def judge_half(
-    bundle: Bundle, checkpoint: Checkpoint, standards: list[Standard], texts: Texts
+    bundle: Bundle, checkpoint: Checkpoint, standards: list[Standard], readings: Readings
 ) -> tuple[list[Row], Quality, float]:
     """Judge the float16 graph on the CPU: errors beside PyTorch's float16, perplexity, and the largest activation."""
     cases, truths = [standard.case for standard in standards], [standard.truth for standard in standards]
@@ -257,8 +263,8 @@ def judge_half(
     decode = open_decode_graph(bundle, precision=HALF)
     rows = judge_decode(f"decode {HALF}", decode, standards, noise)
     model = checkpoint.load_model()
-    largest = largest_activation(model, texts)
-    return rows, judge_quality(decode, model, None, texts, precision=HALF, most_cost=MOST_COST), largest
+    quality = judge_quality(decode, readings, model, None, precision=HALF, most_cost=MOST_COST)
+    return rows, quality, largest_activation(model, readings.texts)
 
 
 def judge_decode(graph: str, decode: DecodeGraph, standards: list[Standard], noise: Noise) -> list[Row]:

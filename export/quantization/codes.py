@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 LEAST_BLOCK, MOST_BLOCK = 16, 128  # the kernels' limits
 Scales = dict[str, NDArray[np.float32]]  # [n_head, 1, head_size] of keys and values, by a decode graph's output names
-SHRINK = torch.linspace(0.7, 1.1, 33)  # factors tried for each scale, relative to the one that just covers the block
+TRIED = torch.linspace(0.7, 1.1, 9)  # factors for a scale, relative to the one that just covers the block
+BESIDE = torch.tensor([-3, -2, -1, 1, 2, 3]) / 80  # what is then added to the best of them
+AT_ONCE = 2**16  # weights whose scales are sought at a time, so that all tries find them in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -70,27 +72,46 @@ def largest_block(inputs: int, most: int) -> int:
 
 
 def fit_scales(weights: torch.Tensor, bits: int) -> torch.Tensor:
-    """The scale [..., 1] of each block [..., block] that leaves the smallest squared error.
+    """The scale [..., 1] of each block [..., block] that leaves the smallest squared error of those that are tried.
 
     A block's largest weight may get the extra code of the negative side, so a scale may be negative.
     """
+    blocks = weights.flatten(0, -2)
+    parts = torch.split(blocks, max(1, AT_ONCE // blocks.shape[1]))
+    return torch.cat([search_scales(part, bits) for part in parts]).reshape(*weights.shape[:-1], 1)
+
+
+def search_scales(weights: torch.Tensor, bits: int) -> torch.Tensor:
+    """The scales [N, 1] of some blocks [N, block]: of coarse steps the best, then of fine steps beside it."""
     largest = weights.gather(-1, weights.abs().argmax(-1, keepdim=True))
     covering = -largest / 2 ** (bits - 1)
     covering[covering == 0] = 1.0
-    best: torch.Tensor = covering
-    best_error = torch.full_like(covering, torch.inf)
-    for factor in (*SHRINK, *-SHRINK):
-        scales = covering * factor
-        error = (round_to_codes(weights, scales, bits) * scales - weights).square().sum(-1, keepdim=True)
-        best, best_error = torch.where(error < best_error, scales, best), torch.minimum(error, best_error)
-    return best
+    best, least = torch.ones_like(covering), torch.full_like(covering, torch.inf)
+
+    def attempt(factors: torch.Tensor) -> None:
+        nonlocal best, least
+        error = squared_error(weights, covering * factors, bits)
+        best, least = torch.where(error < least, factors, best), torch.minimum(error, least)
+
+    for factor in torch.cat([TRIED, -TRIED]):
+        attempt(factor)
+    around = best
+    for step in BESIDE:
+        attempt(around + step)
+    found: torch.Tensor = covering * best
+    return found
+
+
+def squared_error(weights: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
+    """The summed squares [N, 1] of what rounding changes."""
+    errors: torch.Tensor = (round_to_codes(weights, scales, bits).mul_(scales) - weights).square_()
+    return errors.sum(-1, keepdim=True)
 
 
 def round_to_codes(weights: torch.Tensor, scales: torch.Tensor, bits: int) -> torch.Tensor:
     """Signed codes, from -2^(bits - 1) to 2^(bits - 1) - 1, as floating-point numbers."""
     half = 2 ** (bits - 1)
-    codes: torch.Tensor = torch.clamp(torch.round(weights / scales), -half, half - 1)
-    return codes
+    return (weights / scales).round_().clamp_(-half, half - 1)
 
 
 def as_quantized(codes: torch.Tensor, scales: torch.Tensor, bits: int) -> QuantizedMatrix:

@@ -107,12 +107,9 @@ def quantize_embedding(model: GPT2LMHeadModel, texts: Tensor, recipe: Recipe) ->
 
 
 def head_gram(model: GPT2LMHeadModel, texts: Tensor) -> Tensor:
-    """The sum of x^T x [C, C] over the inputs of `lm_head`."""
-    grams: list[Tensor] = []
-    with watching({"head": model.lm_head}, lambda _, rows: grams.append(rows.T @ rows)):
-        for part in torch.split(texts, CHUNK):
-            model(part)
-    return torch.stack(grams).sum(0)
+    """The sum of x^T x [C, C] over the inputs of `lm_head`, which is not run."""
+    rows = [model.transformer(part, use_cache=False)[0].flatten(0, -2) for part in torch.split(texts, CHUNK)]
+    return torch.stack([part.T @ part for part in rows]).sum(0)
 
 
 def embedding_names(model: GPT2LMHeadModel) -> list[str]:
