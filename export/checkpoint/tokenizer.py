@@ -53,6 +53,13 @@ def vocabulary_files(kind: type[PreTrainedTokenizerFast] | None) -> list[str]:
     return [name for name in names if Path(name).suffix in READ and name != TOKENIZER]
 
 
+def needed_files(kind: type[PreTrainedTokenizerFast]) -> list[str]:
+    """What a class reads where there is no tokenizer.json; transformers 5 would go on without, with an empty one."""
+    return [
+        str(kind.vocab_files_names[part]) for part in ("vocab_file", "merges_file") if part in kind.vocab_files_names
+    ]
+
+
 def versioned(settings: dict[str, Any]) -> list[str]:
     """The versions of tokenizer.json for particular releases of transformers."""
     given = settings.get("fast_tokenizer_files")
@@ -76,6 +83,11 @@ def stage_tokenizer(staging: StagingFolder, config: GPT2Config) -> type[PreTrain
         raise ExportError(
             f"{staging.name}: its tokenizer cannot be loaded: tokenizer_class {name!r} has no fast form in "
             f"transformers, and there is no {TOKENIZER}"
+        )
+    lacking = [] if staging.has(TOKENIZER) else [name for name in needed_files(kind) if not staging.has(name)]
+    if lacking:
+        raise ExportError(
+            f"{staging.name}: its tokenizer cannot be loaded: there is neither {TOKENIZER} nor {' nor '.join(lacking)}"
         )
     return kind
 
