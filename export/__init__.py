@@ -1,4 +1,4 @@
-"""Exports a GPT-2 checkpoint to a verified ONNX bundle; needs torch, transformers, optimum and onnx.
+"""Exports a GPT-2 checkpoint to a verified ONNX bundle; needs torch, transformers and onnx.
 
 from export.pipeline import export_bundle
 

@@ -1,6 +1,7 @@
 """Which GPT-2 configs are supported: a field that changes the arithmetic is honoured or refused by name."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from transformers import GPT2Config
@@ -28,20 +29,30 @@ WTE = "transformer.wte.weight"
 LM_HEAD = "lm_head.weight"
 
 
-def parse_config(name: str, content: dict[str, Any]) -> GPT2Config:
-    """The config in a config.json; ExportError for the first field that the graphs do not support."""
+class Given(SimpleNamespace):
+    """GPT-2's fields as a config.json gives them, of whatever type, under GPT-2's own names; absent ones by default."""
+
+
+def check_config(name: str, content: dict[str, Any]) -> Given:
+    """The fields in a config.json; ExportError for the first that the graphs do not support."""
     if content.get("model_type") != "gpt2":
         raise ExportError(f"{name}: model_type must be 'gpt2', got {content.get('model_type')!r}")
+    own = {GPT2Config.attribute_map.get(field, field): value for field, value in content.items()}
+    given = Given(**{**GPT2Config().to_dict(), **own})
+    for problem in problems(given):
+        raise ExportError(f"{name}: {problem}")
+    return given
+
+
+def make_config(name: str, content: dict[str, Any]) -> GPT2Config:
+    """The config of checked fields; ExportError if transformers cannot read another of them."""
     try:
-        config = GPT2Config.from_dict(content)
+        return GPT2Config.from_dict(content)
     except Exception as error:  # any type of any field may be wrong
         raise ExportError(f"{name}: its config.json cannot be read: {first_line(error)}") from None
-    for problem in problems(config):
-        raise ExportError(f"{name}: {problem}")
-    return config
 
 
-def problems(config: GPT2Config) -> Iterator[str]:
+def problems(config: Given) -> Iterator[str]:
     classes = config.architectures or ["GPT2LMHeadModel"]
     if not isinstance(classes, list) or not CLASSES.intersection(map(str, classes)):
         got = ", ".join(map(str, classes)) if isinstance(classes, list) else repr(classes)

@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path
 from typing import NoReturn
 
+from export.errors import EXTRAS
+
 NAME = "gpt2-onnx-export"
 
 
@@ -29,7 +31,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ImportError as error:
-        needs = "" if error.name is None else '; export needs its extra: pip install "gpt2-onnx[export,cpu]"'
+        needs = "" if error.name is None else f"; export needs one of its extras: {EXTRAS}"
         fail(f"{error}{needs}", 1)
     except OSError as error:
         fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
@@ -71,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
     check_name(options.checkpoint)
     prepare(output, force=options.force, say=steps.say)  # before the imports, which take seconds
     quiet_libraries()
-    with steps.step("Loading PyTorch and optimum"):
+    with steps.step("Loading PyTorch and transformers"):
         from rich.console import Console
 
         from export.parity.refusal import refusal_line

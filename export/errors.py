@@ -1,5 +1,7 @@
 """The errors of an export; each message is one line for the user."""
 
+EXTRAS = 'pip install "gpt2-onnx[export5,cpu]" (transformers 5) or pip install "gpt2-onnx[export,cpu]" (optimum)'
+
 
 class ExportError(ValueError):
     """A checkpoint or an output that cannot be used; the message is one line and names the next step."""

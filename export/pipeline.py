@@ -21,6 +21,7 @@ from export.bundle.writer import (
 )
 from export.checkpoint import Checkpoint, find_checkpoint
 from export.errors import ParityError
+from export.graphs.tracing.choice import find_tracer
 from export.parity.refusal import failing_lines, settle
 from export.parity.report import Refusal, Report, make_table
 from export.parity.verify import Quantized, verify_bundle
@@ -66,7 +67,7 @@ def export_bundle(
         int8 keys and values were.
 
     Raises:
-        ExportError: The checkpoint or the output cannot be used.
+        ExportError: The checkpoint or the output cannot be used, or nothing is installed that traces.
         ParityError: The float32 graphs do not compute what PyTorch computes; nothing is left at `output`.
 
     Example:
@@ -76,6 +77,7 @@ def export_bundle(
     asked, caching = check_precisions(precisions), check_cache(cache)
     check_name(checkpoint)
     recipes, before = find_recipes(asked), names_at(output)
+    find_tracer()  # fails before the work if there is none
     refused: list[Refusal] = []
     with staged(output, force=force, say=steps.say) as folder:
         with steps.step("Finding and checking the checkpoint"):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 import runtime
 from export.architecture import describe
 from export.bundle.genai_config import write_genai_config
 from export.checkpoint import Checkpoint
+from export.checkpoint.tokenizer import TOKENIZER, TOKENIZER_CONFIG, cleaned
 from export.errors import ParityError
 from export.graphs.decode import DecodeGraph
 from export.graphs.device import Float32Graph, HalfGraph
@@ -25,6 +25,7 @@ from export.graphs.nodes import write_graph
 from export.graphs.ragged import RaggedGraph
 from export.graphs.reference import build_reference_graph
 from export.graphs.shortlist import FILE, find_shortlist
+from export.graphs.tracing.choice import find_tracer
 from export.quantization.codes import QuantizedWeights, Scales
 from export.quantization.recipe import Recipe
 from export.weights import StoredTensor, write_quantized, write_weights
@@ -47,8 +48,8 @@ GRAPHS: dict[Kind, type[DecodeGraph]] = {
     "ragged": RaggedGraph,
     "ragged_prefill": RaggedGraph,
 }
-TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-MADE_WITH = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "tokenizers")
+TOKENIZER_FILES = {TOKENIZER, TOKENIZER_CONFIG, "chat_template.jinja"}
+MADE_WITH = ("torch", "transformers", "onnx", "tokenizers")
 
 
 def copy_weights(checkpoint: Checkpoint, folder: Path) -> tuple[dict[str, StoredTensor], int]:
@@ -120,7 +121,7 @@ def write_cached_graphs(graphs: Iterable[Graph], scales: Scales, folder: Path) -
 def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
     """Write config.json, generation_config.json, tokenizer files and genai_config.json."""
     write_json(folder / "config.json", config_content(checkpoint))
-    save_tokenizer(checkpoint.load_tokenizer(), folder)
+    save_tokenizer(checkpoint, folder)
     write_json(folder / "generation_config.json", checkpoint.settings.generation)
     write_genai_config(checkpoint.config, checkpoint.generation_config(), folder)
 
@@ -137,11 +138,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Save the fast tokenizer's files; the slow one's add nothing."""
-    for path in map(Path, tokenizer.save_pretrained(folder)):
+def save_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+    """Save the fast tokenizer's files, which transformers 4 and 5 both read; the slow one's add nothing."""
+    for path in map(Path, checkpoint.load_tokenizer().save_pretrained(folder)):
         if path.name not in TOKENIZER_FILES:
             path.unlink(missing_ok=True)
+    path = folder / TOKENIZER_CONFIG
+    staged, saved = (json.loads(where.read_text(encoding="utf-8")) for where in (checkpoint.folder / path.name, path))
+    write_json(path, {**cleaned(saved), "tokenizer_class": staged["tokenizer_class"]})
 
 
 def make_manifest(checkpoint: Checkpoint, parameters: int, graphs: Iterable[Graph], folder: Path) -> Manifest:
@@ -174,7 +178,14 @@ def record_file(path: Path) -> FileRecord:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that made the bundle; ONNX Runtime may be a CPU or a CUDA wheel."""
-    found = {name: metadata.version(name) for name in MADE_WITH}
+    """Versions of the packages that made the bundle, and which of them traced; ONNX Runtime has two wheels."""
+    tracer = find_tracer()
+    found = {name: metadata.version(name) for name in (*MADE_WITH, *tracer.beside)}
     onnxruntime = {"onnxruntime": load_onnxruntime().__version__}
-    return {"gpt2-onnx": runtime.__version__, "python": platform.python_version(), **found, **onnxruntime}
+    return {
+        "gpt2-onnx": runtime.__version__,
+        "python": platform.python_version(),
+        **found,
+        **onnxruntime,
+        "tracer": tracer.package,
+    }

@@ -12,6 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from export.checkpoint.staging import StagingFolder
 from export.checkpoint.weights import check_finite, counted, files_sha256, read_tensors
 from export.errors import ExportError, first_line
+from export.majors import MAJOR
 from runtime.errors import command
 
 CONFIG = "adapter_config.json"
@@ -152,5 +153,6 @@ def import_peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise ExportError('merging an adapter needs peft; install it: pip install "gpt2-onnx[adapter]"') from None
+        extra = "adapter" if MAJOR < 5 else "adapter5"
+        raise ExportError(f'merging an adapter needs peft; install it: pip install "gpt2-onnx[{extra}]"') from None
     return peft

@@ -15,6 +15,7 @@ from export.checkpoint.staging import StagingFolder
 from export.checkpoint.tokenizer import load_tokenizer, stage_tokenizer
 from export.checkpoint.weights import check_weights, counted, files_sha256, has_weights, stage_weights
 from export.errors import ExportError, first_line
+from export.majors import without_bars
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,16 @@ class Checkpoint:
     def load_model(self) -> GPT2LMHeadModel:
         """The model in float32 with eager attention, all weights from the checkpoint, the adapter merged."""
         try:
-            model, loading = GPT2LMHeadModel.from_pretrained(
-                self.folder,
-                config=self.settings.config,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                weights_only=True,
-                output_loading_info=True,
-                local_files_only=True,
-            )
+            with without_bars():
+                model, loading = GPT2LMHeadModel.from_pretrained(
+                    self.folder,
+                    config=self.settings.config,
+                    dtype=torch.float32,
+                    attn_implementation="eager",
+                    weights_only=True,
+                    output_loading_info=True,
+                    local_files_only=True,
+                )
         except Exception as error:  # safetensors, pickle and transformers raise their own exceptions
             raise ExportError(f"{self.id}: its weights cannot be loaded: {first_line(error)}") from None
         if loading["missing_keys"]:

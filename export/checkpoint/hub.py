@@ -77,7 +77,7 @@ def fetch(name: str, revision: str | None, patterns: Iterable[str]) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError:
-        raise ExportError(f"{name} is gated; ask for access on the Hub, then: huggingface-cli login") from None
+        raise ExportError(f"{name} is gated; ask for access on the Hub, then: hf auth login") from None
     except RevisionNotFoundError:
         raise ExportError(f"{name} has no revision {revision} on the Hub") from None
     except (RepositoryNotFoundError, HFValidationError):

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import GenerationConfig, GPT2Config
 
-from export.architecture import parse_config
+from export.architecture import Given, check_config, make_config
 from export.checkpoint.staging import StagingFolder
 from export.errors import ExportError
 
@@ -43,20 +43,20 @@ def read_settings(staging: StagingFolder) -> Settings:
         raise ExportError(f"{staging.name} is not a checkpoint: it has no config.json")
     ours, sampling, code = split(content)
     staging.write_json(CONFIG, ours)
-    config = parse_config(staging.name, ours)
+    fields = check_config(staging.name, ours)
     given = staging.read_json(GENERATION)
-    wanted = given if given is not None else {**own_ids(config), **sampling}
+    wanted = given if given is not None else {**own_ids(fields), **sampling}
     generation, dropped = valid_part(wanted)
-    notes = list(check_ids(staging.name, config, generation))
+    notes = list(check_ids(staging.name, fields, generation))
     if dropped:
         source = CONFIG if given is None else GENERATION
         notes.append(f"left out of its {source}: {', '.join(dropped)} (invalid for transformers)")
     if code:
         notes.append(f"left out of its config.json: {', '.join(code)} (code from a checkpoint never runs)")
-    return Settings(config, generation, tuple(notes))
+    return Settings(make_config(staging.name, ours), generation, tuple(notes))
 
 
-def own_ids(config: GPT2Config) -> dict[str, Any]:
+def own_ids(config: Given) -> dict[str, Any]:
     return {name: value for name in IDS if (value := getattr(config, name)) is not None}
 
 
@@ -94,7 +94,7 @@ def is_valid(fields: Mapping[str, Any]) -> bool:
     return True
 
 
-def check_ids(name: str, config: GPT2Config, generation: dict[str, Any]) -> Iterator[str]:
+def check_ids(name: str, config: Given, generation: dict[str, Any]) -> Iterator[str]:
     """A note on each id without a row in `wte`; ExportError if the runtime uses it and it is not a default."""
     for field in IDS:
         stray = [*strays(generation.get(field), config), *strays(getattr(config, field, None), config)]
@@ -106,7 +106,7 @@ def check_ids(name: str, config: GPT2Config, generation: dict[str, Any]) -> Iter
         yield f"its {field}, {stray[0]!r}, has no row in wte ({config.vocab_size:,} rows) and is never used"
 
 
-def strays(value: object, config: GPT2Config) -> list[object]:
+def strays(value: object, config: Given) -> list[object]:
     """The ids in `value` (an id, a list of ids or None) that have no row in `wte`."""
     values: Iterable[object] = () if value is None else value if isinstance(value, list) else (value,)
     return [one for one in values if type(one) is not int or not 0 <= one < config.vocab_size]

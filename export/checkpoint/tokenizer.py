@@ -1,5 +1,6 @@
 """Loads a checkpoint's tokenizer in its fast form, and removes what it would add after a text."""
 
+import inspect
 import json
 import re
 from collections.abc import Iterable
@@ -12,13 +13,16 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from export.checkpoint.staging import StagingFolder
 from export.errors import ExportError, first_line
+from export.majors import REBUILDS
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-OF_EVERY_CLASS = (TOKENIZER, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+SPECIAL_TOKENS = "special_tokens_map.json"
+OF_EVERY_CLASS = (TOKENIZER, SPECIAL_TOKENS, "added_tokens.json", "chat_template.jinja")
 VERSIONED = re.compile(r"tokenizer\.\d[\w.]*\.json")
 READ = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken"}  # a vocabulary may be a pickle elsewhere
 PATHS = re.compile(r".*_files?")  # settings that name files to read
-UNREAD = {"auto_map", "tokenizer_object", "name_or_path", "add_eos_token"}
+OF_LOADING = {"backend", "is_local", "local_files_only", "name_or_path"}
+UNREAD = {"auto_map", "tokenizer_object", "add_eos_token", "vocab", "merges", *OF_LOADING}
 PROBES = ("It was", "\u4e00", "1")
 
 
@@ -33,7 +37,7 @@ def class_name(config: GPT2Config | None, settings: dict[str, Any]) -> str:
 
 
 def fast_class(name: str) -> type[PreTrainedTokenizerFast] | None:
-    """transformers' fast class of a name; None if it has none, as for names from transformers 5."""
+    """transformers' fast class of a name; None if it has none, as transformers 4 for names from 5."""
     for candidate in (name, f"{name}Fast"):
         try:
             found = tokenizer_class_from_name(candidate)
@@ -49,6 +53,13 @@ def vocabulary_files(kind: type[PreTrainedTokenizerFast] | None) -> list[str]:
     return [name for name in names if Path(name).suffix in READ and name != TOKENIZER]
 
 
+def needed_files(kind: type[PreTrainedTokenizerFast]) -> list[str]:
+    """What a class reads where there is no tokenizer.json; transformers 5 would go on without, with an empty one."""
+    return [
+        str(kind.vocab_files_names[part]) for part in ("vocab_file", "merges_file") if part in kind.vocab_files_names
+    ]
+
+
 def versioned(settings: dict[str, Any]) -> list[str]:
     """The versions of tokenizer.json for particular releases of transformers."""
     given = settings.get("fast_tokenizer_files")
@@ -61,18 +72,43 @@ def stage_tokenizer(staging: StagingFolder, config: GPT2Config) -> type[PreTrain
     staging.add(name for name in tokenizer_files(config, settings) if name != TOKENIZER_CONFIG)
     name = class_name(config, settings)
     found = fast_class(name)
-    kind = found or PreTrainedTokenizerFast
-    staging.write_json(TOKENIZER_CONFIG, {**cleaned(settings), "tokenizer_class": kind.__name__})
+    kind = PreTrainedTokenizerFast if found is None or (REBUILDS and staging.has(TOKENIZER)) else found
+    content = {**cleaned(settings), "tokenizer_class": common_name(found)}
+    if found and found is not kind:
+        content.pop("add_bos_token", None)  # the file's post-processor says that, and would be replaced
+        given = staging.read_json(SPECIAL_TOKENS) or {}
+        content = {part: token for part, token in special_tokens(found).items() if part not in given} | content
+    staging.write_json(TOKENIZER_CONFIG, content)
     if found is None and not staging.has(TOKENIZER):
         raise ExportError(
             f"{staging.name}: its tokenizer cannot be loaded: tokenizer_class {name!r} has no fast form in "
             f"transformers, and there is no {TOKENIZER}"
         )
+    lacking = [] if staging.has(TOKENIZER) else [name for name in needed_files(kind) if not staging.has(name)]
+    if lacking:
+        raise ExportError(
+            f"{staging.name}: its tokenizer cannot be loaded: there is neither {TOKENIZER} nor {' nor '.join(lacking)}"
+        )
     return kind
 
 
+def special_tokens(kind: type[PreTrainedTokenizerFast]) -> dict[str, str]:
+    """The special tokens that a class has where no file names others."""
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    return {
+        part.name: part.default for part in parameters if part.name.endswith("_token") and type(part.default) is str
+    }
+
+
+def common_name(kind: type[PreTrainedTokenizerFast] | None) -> str:
+    """The name by which transformers 4 and 5 both know a class."""
+    if kind is None or kind is PreTrainedTokenizerFast:
+        return "PreTrainedTokenizerFast"
+    return kind.__name__.removesuffix("Fast")
+
+
 def cleaned(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without code and paths, renamed for the installed transformers."""
+    """The settings without code and paths, under names that transformers 4 and 5 read."""
     kept = {name: value for name, value in settings.items() if name not in UNREAD and not PATHS.fullmatch(name)}
     if isinstance(extra := kept.get("extra_special_tokens"), list):  # transformers 5's name
         kept["additional_special_tokens"] = [*kept.get("additional_special_tokens", []), *extra]

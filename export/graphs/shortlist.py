@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from export.architecture import start_id
+from export.majors import CACHE, cache_of
 from export.quantization.codes import (
     LEAST_BLOCK,
     MOST_BLOCK,
@@ -135,8 +136,8 @@ def head_inputs(model: GPT2LMHeadModel) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     ids, past, inputs = torch.full((TEXTS, 1), start_id(config)), None, []
     for _ in range(min(LONGEST, config.n_positions)):
-        result = model.transformer(ids, past_key_values=past, use_cache=True)
-        past = result.past_key_values
+        result = model.transformer(ids, **{CACHE: past}, use_cache=True)
+        past = cache_of(result)
         inputs.append(result.last_hidden_state[:, 0])
         ids = torch.multinomial(model.lm_head(inputs[-1]).softmax(-1), 1, generator=generator)
     return torch.cat(inputs)

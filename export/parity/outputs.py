@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
 from export.errors import ParityError
+from export.majors import CACHE, cache_of
 from export.parity.cases import Case
 from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.reference import ReferenceGraph
@@ -27,19 +28,19 @@ def pytorch_outputs(model: GPT2LMHeadModel, case: Case) -> Outputs:
             torch.from_numpy(chunk.input_ids),
             attention_mask=torch.from_numpy(chunk.attention_mask),
             position_ids=torch.from_numpy(chunk.position_ids),
-            past_key_values=past,
             use_cache=True,
             output_hidden_states=True,
             output_attentions=True,
+            **{CACHE: past},
         )
-        past, outputs = result.past_key_values, named_outputs(result)
+        past, outputs = cache_of(result), named_outputs(result)
         parts.append(by_position(outputs))
     return join(parts, outputs)
 
 
 def named_outputs(result: Any) -> Outputs:
     outputs = {"logits": result.logits.numpy()}
-    for number, layer in enumerate(result.past_key_values.layers):
+    for number, layer in enumerate(cache_of(result).layers):
         outputs[f"present.{number}.key"] = layer.keys.numpy()
         outputs[f"present.{number}.value"] = layer.values.numpy()
     outputs |= {f"hidden_states.{number}": state.numpy() for number, state in enumerate(result.hidden_states)}

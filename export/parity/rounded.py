@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import GPT2LMHeadModel
 
+from export.majors import cache_of
 from export.parity.report import FLOOR, Row
 from export.parity.rounding import LEAST, rounded_cache, rounded_inputs
 from export.quantization.codes import QuantizedWeights, Scales
@@ -88,7 +89,7 @@ def read(model: GPT2LMHeadModel, token_ids: Sequence[int]) -> Tensors:
     """Keys, values, and the last logits minus their mean, under the names of `read_text`."""
     result = model(torch.tensor([list(token_ids)]), use_cache=True)
     found: Tensors = {}
-    for number, layer in enumerate(result.past_key_values.layers):
+    for number, layer in enumerate(cache_of(result).layers):
         found[f"present.{number}.key"], found[f"present.{number}.value"] = layer.keys.numpy(), layer.values.numpy()
     return {**found, "logits": centred(result.logits[0, -LAST:].numpy())}
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from export.majors import run_block
 from export.quantization.watching import watching
 
 NORMED = {"ln_1": "attn.c_attn", "ln_2": "mlp.c_fc"}  # a norm, and the one matrix that it feeds
@@ -25,7 +26,7 @@ def balance(block: nn.Module, hidden: Sequence[Tensor]) -> None:
 
     with watching({name: block.get_submodule(name) for name in largest}, see):
         for part in hidden:
-            block(part)
+            run_block(block, part)
     for norm, linear in NORMED.items():
         weight = block.get_parameter(f"{linear}.weight")  # [K, N]
         factors = largest[linear].clamp(min=LEAST) ** STRENGTH

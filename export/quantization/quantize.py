@@ -11,6 +11,7 @@ from transformers import GPT2LMHeadModel
 from export.architecture import LM_HEAD, WTE, inner_size
 from export.checkpoint import Checkpoint
 from export.errors import ExportError
+from export.majors import run_block
 from export.progress import Progress
 from export.quantization.balance import balance
 from export.quantization.codes import LEAST_BLOCK, QuantizedMatrix, QuantizedWeights, largest_block
@@ -64,7 +65,7 @@ def quantize(
             matrix = quantize_matrix(linear.weight.T, gram, recipe.bits, recipe.block)
             linear.weight.copy_(matrix.dequantized().T)
             matrices[f"transformer.h.{layer}.{name}.weight"] = matrix
-        hidden = [block(part)[0] for part in hidden]
+        hidden = [run_block(block, part) for part in hidden]
         progress(layer + 1)
     return matrices
 
@@ -91,7 +92,7 @@ def input_grams(block: nn.Module, hidden: list[Tensor]) -> dict[str, Tensor]:
 
     with watching({name: block.get_submodule(name) for name in MATRICES}, add):
         for part in hidden:
-            block(part)
+            run_block(block, part)
     return grams
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from export.majors import run_block
 from export.quantization.balance import balance
 
 WIDTH = 32
@@ -35,7 +36,7 @@ def texts():
 
 @torch.no_grad()
 def outputs(block, texts):
-    return torch.cat([block(text)[0] for text in texts])
+    return torch.cat([run_block(block, text) for text in texts])
 
 
 @torch.no_grad()

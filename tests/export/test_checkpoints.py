@@ -98,7 +98,7 @@ def test_a_missing_tokenizer_is_refused(checkpoint):
         ({"architectures": ["GPT2ForSequenceClassification"]}, "architectures must be one of .*, got GPT2ForSequence"),
         ({"activation_function": "mish"}, "activation_function must be one of gelu_new, .*, got 'mish'"),
         ({"add_cross_attention": True}, "add_cross_attention is not supported, got True"),
-        ({"pruned_heads": {"0": [1]}}, "pruned_heads is not supported, got {0: \\[1\\]}"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is not supported, got {'0': \\[1\\]}"),
         ({"n_layer": 0}, "n_layer must be an integer of at least 1, got 0"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is not supported"),
         ({"n_head": 8}, "n_embd / n_head must be a multiple of 8, got 32 / 8"),

@@ -14,7 +14,9 @@ import pytest
 
 OTHER_EPSILON = """
 import copy
-import export.graphs.reference as graph
+from importlib import import_module
+from export.graphs.tracing.choice import find_tracer
+graph = import_module(find_tracer().module)
 original = graph.weightless_model
 def other(config):
     config = copy.deepcopy(config)

@@ -48,6 +48,18 @@ class Hub(BaseHTTPRequestHandler):
                     {"rfilename": file.relative_to(folder).as_posix()} for file in folder.rglob("*") if file.is_file()
                 ]
                 return self.answer(json.dumps({"id": name, "sha": COMMIT, "siblings": files}).encode())
+            if path == f"api/models/{name}/tree/{COMMIT}":  # as huggingface-hub asks from 2.0 on
+                files = [file for file in folder.rglob("*") if file.is_file()]
+                content = [
+                    {
+                        "type": "file",
+                        "path": file.relative_to(folder).as_posix(),
+                        "size": file.stat().st_size,
+                        "oid": "0",
+                    }
+                    for file in files
+                ]
+                return self.answer(json.dumps(content).encode())
             for revision in ("main", COMMIT):
                 file = folder / path.removeprefix(f"{name}/resolve/{revision}/")
                 if path.startswith(f"{name}/resolve/{revision}/") and file.is_file():

@@ -101,7 +101,7 @@ def test_a_session_begins_once(begun):
 
 
 def test_a_tokenizer_saved_by_transformers_5_is_read(checkpoint, original):
-    (checkpoint / "special_tokens_map.json").unlink()
+    (checkpoint / "special_tokens_map.json").unlink(missing_ok=True)
     (checkpoint / "tokenizer_config.json").write_text(
         json.dumps(
             {
@@ -118,7 +118,7 @@ def test_a_tokenizer_saved_by_transformers_5_is_read(checkpoint, original):
     found = find_checkpoint(str(checkpoint)).load_tokenizer()
     assert isinstance(found, PreTrainedTokenizerFast)
     assert found(TEXT).input_ids == AutoTokenizer.from_pretrained(original)(TEXT).input_ids
-    assert found.additional_special_tokens == ["Ġold", "Ġhouse"]
+    assert {"Ġold", "Ġhouse"} <= {*found.all_special_tokens}
     assert found.eos_token == START
 
 

@@ -13,6 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from export.checkpoint import find_checkpoint
 from export.errors import ExportError
+from export.majors import MAJOR
 
 PLANTED = "import os; os.makedirs({marker!r}, exist_ok=True)\n"
 LIBRARIES = ("torch", "numpy", "transformers", "tokenizers", "optimum", "onnx", "safetensors", "rich", "peft", "json")
@@ -95,7 +96,7 @@ def test_no_planted_code_runs_in_a_whole_export(checkpoint, tmp_path, inside):
 
 
 def test_the_plants_are_alive(checkpoint, tmp_path):
-    """transformers does run custom_generate, and Python what lies beside; else the test above could not fail."""
+    """transformers 4 does run custom_generate, and Python what lies beside; else the test above could not fail."""
     markers = tmp_path / "markers"
     markers.mkdir()
     plant(checkpoint, markers)
@@ -103,7 +104,8 @@ def test_the_plants_are_alive(checkpoint, tmp_path):
         (checkpoint / name).unlink()
     GPT2LMHeadModel.from_pretrained(checkpoint, config=find_config())
     subprocess.run([sys.executable, "-c", "import evil"], cwd=checkpoint, check=True, timeout=60)
-    assert {"custom_generate", "beside_evil"} <= {path.name for path in markers.iterdir()}
+    alive = {"custom_generate", "beside_evil"} if MAJOR < 5 else {"beside_evil"}
+    assert alive <= {path.name for path in markers.iterdir()}
 
 
 def find_config():
