@@ -21,10 +21,12 @@ def main() -> None:
         from runtime.cli.arguments import OneLineParser
         from runtime.ort.install import ensure_onnxruntime
 
-        options = make_parser(OneLineParser).parse_args()
+        parser = make_parser(OneLineParser)
+        options = parser.parse_args()
+        check_usage(parser, options)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-written bundle is removed
         ensure_onnxruntime()
-        run(options)
+        run_again(options) if options.reproduce is not None else run(options)
     except KeyboardInterrupt:
         fail("interrupted; nothing was written", 130)
     except BrokenPipeError:  # the reader has closed the pipe
@@ -41,8 +43,13 @@ def main() -> None:
 
 def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     parser = kind(prog=NAME, description="Export a GPT-2 checkpoint to a verified bundle.")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder, or a Hub id such as gpt2")
-    parser.add_argument("--output", required=True, metavar="DIR", help="the folder for the bundle")
+    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a folder, or a Hub id such as gpt2")
+    parser.add_argument("--output", metavar="DIR", help="the folder for the bundle")
+    parser.add_argument(
+        "--reproduce",
+        metavar="DIR",
+        help="make the bundle at DIR again and compare every byte; a CHECKPOINT that was a folder is named again",
+    )
     parser.add_argument(
         "--precision",
         default="fp32",
@@ -59,6 +66,17 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="replace the bundle at DIR")
     parser.add_argument("--json", action="store_true", help="print the parity report as JSON instead of a table")
     return parser
+
+
+def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.reproduce is None:
+        given = {"CHECKPOINT": options.checkpoint, "--output": options.output}
+        if missing := [name for name, value in given.items() if value is None]:
+            parser.error(f"the following arguments are required: {', '.join(missing)}")
+        return
+    for name in ("output", "precision", "cache", "revision", "force", "json"):
+        if getattr(options, name) != parser.get_default(name):
+            parser.error(f"--{name} does not go with --reproduce, as the bundle says how it was made")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -98,6 +116,21 @@ def run(options: argparse.Namespace) -> None:
         print(f'{output} is ready: {complete} "Once upon a time"', flush=True)
     if report.refused:
         fail(refusal_line(report, output), 1)
+
+
+def run_again(options: argparse.Namespace) -> None:
+    from export.progress import Steps
+
+    if not options.reproduce:
+        raise ValueError("--reproduce must name a bundle's folder, got ''")
+    steps = Steps()
+    quiet_libraries()
+    with steps.step("Loading PyTorch and transformers"):
+        from export.reproduce import reproduce_bundle
+    found = reproduce_bundle(options.reproduce, options.checkpoint, adapter=options.adapter, steps=steps)
+    if not found.same:
+        fail(f"{options.reproduce}: {found.line()}", 1)
+    print(f"{options.reproduce}: {found.line()}", flush=True)
 
 
 def quiet_libraries() -> None:
