@@ -15,6 +15,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, RepetitionPenaltyLogitsProcessor
 
 import runtime
+from export.majors import CACHE, cache_of
 from export.pipeline import export_bundle
 from runtime.bundle.bundle import open_bundle
 from runtime.graphs.decode import DecodeGraph
@@ -150,13 +151,13 @@ def run_pytorch(model: GPT2LMHeadModel, ids: np.ndarray, mask: np.ndarray | None
         positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)[:, -ids.shape[1] :]
     flags = {"use_cache": True, "output_hidden_states": True, "output_attentions": True}
     with torch.no_grad():
-        return model(torch.from_numpy(ids), attention_mask=mask, position_ids=positions, past_key_values=past, **flags)
+        return model(torch.from_numpy(ids), attention_mask=mask, position_ids=positions, **{CACHE: past}, **flags)
 
 
 def named(result: Any) -> dict[str, np.ndarray]:
     """PyTorch's outputs under the names of the design."""
     arrays = {"logits": result.logits}
-    for n, layer in enumerate(result.past_key_values.layers):
+    for n, layer in enumerate(cache_of(result).layers):
         arrays[f"present.{n}.key"], arrays[f"present.{n}.value"] = layer.keys, layer.values
     arrays |= {f"hidden_states.{n}": state for n, state in enumerate(result.hidden_states)}
     arrays |= {f"attentions.{n}": attention for n, attention in enumerate(result.attentions)}
