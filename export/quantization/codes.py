@@ -14,7 +14,7 @@ LEAST_BLOCK, MOST_BLOCK = 16, 128  # the kernels' limits
 Scales = dict[str, NDArray[np.float32]]  # [n_head, 1, head_size] of keys and values, by a decode graph's output names
 TRIED = torch.linspace(0.7, 1.1, 9)  # factors for a scale, relative to the one that just covers the block
 BESIDE = torch.tensor([-3, -2, -1, 1, 2, 3]) / 80  # what is then added to the best of them
-AT_ONCE = 2**16  # weights whose scales are sought at a time, so that all tries find them in the processor's cache
+AT_ONCE = 2**15  # weights whose scales are sought at a time: they stay in the processor's cache, and in one thread
 
 
 @dataclass(frozen=True)
