@@ -49,6 +49,7 @@ from export.graphs.int8_cache import write_int8_cache
 from export.graphs.linear import BlockLinear, FloatLinear, IntegerLinear, Linear
 from export.graphs.nodes import write_graph
 from export.graphs.ragged import RaggedGraph as RaggedNodes
+from export.progress import Progress
 from export.quantization.cache_scales import calibrate_cache
 from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.codes import QuantizedWeights
@@ -120,7 +121,7 @@ class Bench:
         self.stored, parameters = copy_weights(checkpoint, folder)
         self.architecture: Architecture = describe(checkpoint.config, parameters)
         write_graph(DecodeNodes(checkpoint.config, FloatLinear()), self.stored, self.float32())
-        self.texts = own_texts(checkpoint, self.float32(), lambda _: None)[:CALIBRATION]
+        self.texts = own_texts(checkpoint, self.float32(), Progress())[:CALIBRATION]
         tokenizer = Tokenizer(checkpoint.folder / "tokenizer.json")
         books = [ROOT.parent / "shared" / "corpus" / f"{book}.txt" for book in BOOKS]
         texts = [book.read_text(encoding="utf-8-sig") for book in books]
@@ -165,7 +166,7 @@ class Bench:
         """Of float32 weights, by scales: a scale of its own for each channel, or one for each head."""
         ragged, path = self.float32().with_name("ragged.onnx"), self.float32().with_name("cache.onnx")
         write_graph(RaggedNodes(self.checkpoint.config, FloatLinear()), self.stored, ragged)
-        scales = calibrate_cache(self.checkpoint, self.float32(), lambda _: None).scales
+        scales = calibrate_cache(self.checkpoint, self.float32(), Progress()).scales
         for share in SHARES:
             write_int8_cache(ragged, {name: share * scale for name, scale in scales.items()}, path)
             yield f"a scale a channel, {share:g} of the largest / 127", path
@@ -176,7 +177,7 @@ class Bench:
 
     def ours(self, recipe: Recipe, damping: float = DAMPING, linear: Callable[..., Linear] = BlockLinear) -> Path:
         with patch("export.quantization.quantize.DAMPING", damping):
-            weights: QuantizedWeights = quantize_checkpoint(self.checkpoint, self.texts, recipe, lambda _: None)
+            weights: QuantizedWeights = quantize_checkpoint(self.checkpoint, self.texts, recipe, Progress())
         if linear is FloatEmbedding:
             wte = self.checkpoint.load_model().transformer.wte.weight.detach()
             weights = replace(weights, tensors={**weights.tensors, "transformer.wte.weight": wte})

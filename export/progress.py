@@ -6,7 +6,26 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-Progress = Callable[[str], None]
+
+class Progress:
+    """What a step is at."""
+
+    def __init__(self, show: Callable[[str], object] = lambda _: None) -> None:
+        self._show, self._began = show, time.perf_counter()
+
+    def __call__(self, detail: str) -> None:
+        self._show(detail)
+
+    def count(self, done: int, total: int, things: str) -> None:
+        """Tell how many of `total` things are done, and what the others will take at the pace of these."""
+        left = (time.perf_counter() - self._began) / max(done, 1) * (total - done)
+        self._show(f"{done} of {total} {things}, {span(left)} left" if done else f"0 of {total} {things}")
+
+
+def span(seconds: float) -> str:
+    """Seconds, or minutes and seconds from 100 on."""
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60} min {whole % 60} s"
 
 
 class Steps:
@@ -20,7 +39,7 @@ class Steps:
         """Show `title` until the block ends; the function it yields adds a detail."""
         started = time.perf_counter()
         with self.console.status(title) as status:
-            yield lambda detail: status.update(f"{title}: {detail}")
+            yield Progress(lambda detail: status.update(f"{title}: {detail}"))
         self.console.print(f"  {title:<44} {time.perf_counter() - started:6.1f} s")
 
     def note(self, lines: Iterable[str]) -> None:

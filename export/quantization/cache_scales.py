@@ -47,7 +47,7 @@ def calibrate_cache(checkpoint: Checkpoint, path: Path, progress: Progress) -> C
     architecture = describe(checkpoint.config, parameters=1)
     slots, length = DecodeGraph(path, architecture).slots(CALIBRATION + JUDGED), architecture.n_positions
     texts = sample_texts(
-        slots, start_id(checkpoint.config), length, lambda done: progress(f"{done} of {length} tokens")
+        slots, start_id(checkpoint.config), length, lambda done: progress.count(done, length, "tokens")
     )
     return CacheScales(find_scales(slots, length - 1), texts[CALIBRATION:])
 

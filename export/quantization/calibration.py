@@ -25,7 +25,7 @@ def own_texts(checkpoint: Checkpoint, path: Path, progress: Progress) -> NDArray
     architecture = describe(config, parameters=1)
     slots = DecodeGraph(path, architecture).slots(TEXTS)
     length = min(LONGEST, config.n_positions)
-    return sample_texts(slots, start_id(config), length, lambda done: progress(f"{done} of {length} tokens"))
+    return sample_texts(slots, start_id(config), length, lambda done: progress.count(done, length, "tokens"))
 
 
 def sample_texts(slots: Slots, start_id: int, length: int, progress: Callable[[int], object]) -> NDArray[np.int64]:

@@ -39,7 +39,7 @@ def quantize_checkpoint(
     layers = checkpoint.config.n_layer
     progress("the embedding")
     model = checkpoint.load_model()
-    matrices = quantize(model, torch.from_numpy(texts), recipe, lambda done: progress(f"{done} of {layers} blocks"))
+    matrices = quantize(model, torch.from_numpy(texts), recipe, lambda done: progress.count(done, layers, "blocks"))
     tensors = {name: tensor.detach() for name, tensor in model.named_parameters() if name not in matrices}
     return QuantizedWeights(matrices, tensors)
 

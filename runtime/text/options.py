@@ -180,10 +180,13 @@ def check_logit_bias(name: str, value: object) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a dictionary from ids to numbers, got {type(value).__name__}")
     ids = [int(key) if isinstance(key, str) and DIGITS.fullmatch(key) else key for key in value]
-    return tuple(
-        (check_count(f"an id of {name}", token, least=0), check_bias(f"{name}[{token}]", bias))
-        for token, bias in zip(ids, value.values(), strict=True)
-    )
+    found: dict[int, float] = {}
+    for token, bias in zip(ids, value.values(), strict=True):
+        checked = check_count(f"an id of {name}", token, least=0)
+        if checked in found:
+            raise ValueError(f"{name} must name each id once, got {checked} twice")
+        found[checked] = check_bias(f"{name}[{token}]", bias)
+    return tuple(found.items())
 
 
 def check_eos_token_id(name: str, value: object) -> tuple[int, ...]:

@@ -58,7 +58,10 @@ WRONG = {
     "max_new_tokens": [*WRONG_INTEGERS, None],
     "stop": [3, True, b"x", {"x"}, {"x": 1}, iter("x"), [3], ["x", None], ("x", b"y"), [["x"]]],
     "ignore_eos": [0, 1, "True", None, np.bool_(True), []],
-    "logit_bias": [3, "x", [1], [(1, 2)], {"x": 1}, {"-1": 1}, {1.0: 1}, {True: 1}, {1: "1"}, {1: None}, {"²": 1}],
+    "logit_bias": [
+        *(3, "x", [1], [(1, 2)], {"x": 1}, {"-1": 1}, {1.0: 1}, {True: 1}, {1: "1"}, {1: None}, {"²": 1}),
+        {1: 1, "01": 1},
+    ],
     "bad_words": [3, "x", {"x"}, {"x": 1}, [3], ["x", None], ("x", b"y"), [["x"]]],
     "logits_processor": [3, "x", [], {}],
     "eos_token_id": [True, 1.0, "1", {1}, [True], ["1"], [[1]]],

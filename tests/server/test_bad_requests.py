@@ -122,6 +122,7 @@ WRONG = [
     ({"logit_bias": {"\u0661": 1}}, "logit_bias", "an id of logit_bias must be an integer of at least 0, got '\u0661'"),
     ({"logit_bias": {"8192": 1}}, "logit_bias", f"an id of logit_bias {IDS}8192"),
     ({"logit_bias": {"9" * 5000: 1}}, "logit_bias", "an id of logit_bias must be an integer of at least 0, got '99"),
+    ({"logit_bias": {"1": 1, "01": 2}}, "logit_bias", "logit_bias must name each id once, got 1 twice"),
     ({"logit_bias": {"5": 101}}, "logit_bias", "logit_bias[5] must be a number from -100 to 100, got 101"),
     ({"logit_bias": {"5": None}}, "logit_bias", "logit_bias[5] must be a number from -100 to 100, got null"),
     ({"suffix": "x"}, "suffix", 'suffix must be null, as it is not supported, got "x"'),
