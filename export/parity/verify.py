@@ -181,7 +181,7 @@ def measure_pytorch(model: GPT2LMHeadModel, cases: list[Case]) -> list[Standard]
     """The standards of all cases; `model` is in float32, and in float64 afterwards."""
     float32 = [pytorch_outputs(model, case) for case in cases]
     truths = read_truths(as_truth(model), cases)
-    return [make_standard(case, outputs, true) for case, outputs, true in zip(cases, float32, truths, strict=True)]
+    return [make_standard(case, float32.pop(0), true) for case, true in zip(cases, truths, strict=True)]
 
 
 def read_truths(model: GPT2LMHeadModel, cases: list[Case]) -> list[Outputs]:
