@@ -86,7 +86,7 @@ def error_of(rounded: Any, truth: Any) -> float:
 
 @torch.no_grad()
 def read(model: GPT2LMHeadModel, token_ids: Sequence[int]) -> Tensors:
-    """Keys, values, and the last logits minus their mean, under the names of `read_text`."""
+    """Keys, values, and the last logits minus their mean, under the names of the graphs' outputs."""
     result = model(torch.tensor([list(token_ids)]), use_cache=True)
     found: Tensors = {}
     for number, layer in enumerate(cache_of(result).layers):

@@ -124,7 +124,7 @@ def named_like(value: Any, name: str) -> Any:
 
 
 def rename(values: Any, cache: str, shapes: Shapes) -> None:
-    """Give inputs or outputs the contract's names and order; inputs for parameters stay behind them."""
+    """Give inputs or outputs the contract's names and order; inputs for parameters come after them."""
     for value in values:
         if found := LAYER.fullmatch(value.name):
             value.name = f"{cache}.{found[1]}.{found[2]}"
