@@ -8,7 +8,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from export.errors import EXTRAS
 
@@ -26,7 +26,8 @@ def main() -> None:
         check_usage(parser, options)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-written bundle is removed
         ensure_onnxruntime()
-        run_again(options) if options.reproduce is not None else run(options)
+        chosen = run_again if options.reproduce is not None else run_addition if options.add is not None else run
+        chosen(options)
     except KeyboardInterrupt:
         fail("interrupted; nothing was written", 130)
     except BrokenPipeError:  # the reader has closed the pipe
@@ -50,6 +51,7 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
         metavar="DIR",
         help="make the bundle at DIR again and compare every byte; a CHECKPOINT that was a folder is named again",
     )
+    parser.add_argument("--add", metavar="P,…", help="add precisions to the bundle at --output, from its own weights")
     parser.add_argument(
         "--precision",
         default="fp32",
@@ -69,20 +71,28 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
 
 
 def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.reproduce is None:
-        given = {"CHECKPOINT": options.checkpoint, "--output": options.output}
-        if missing := [name for name, value in given.items() if value is None]:
-            parser.error(f"the following arguments are required: {', '.join(missing)}")
+    """Refuse options that say again, or otherwise, what the bundle says."""
+    if options.reproduce is not None:
+        refuse(parser, options, "--reproduce", "output", "add", "precision", "cache", "revision", "force", "json")
         return
-    for name in ("output", "precision", "cache", "revision", "force", "json"):
+    given = {"CHECKPOINT": options.checkpoint, "--output": options.output}
+    if options.add is not None:
+        refuse(parser, options, "--add", "checkpoint", "precision", "cache", "revision", "adapter", "force")
+        del given["CHECKPOINT"]
+    if missing := [name for name, value in given.items() if value is None]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+
+
+def refuse(parser: argparse.ArgumentParser, options: argparse.Namespace, one: str, *others: str) -> None:
+    for name in others:
         if getattr(options, name) != parser.get_default(name):
-            parser.error(f"--{name} does not go with --reproduce, as the bundle says how it was made")
+            shown = name.upper() if name == "checkpoint" else f"--{name}"
+            parser.error(f"{shown} does not go with {one}, as the bundle says how it was made")
 
 
 def run(options: argparse.Namespace) -> None:
     from export.bundle.staging import prepare
     from export.progress import Steps
-    from runtime.errors import command
     from runtime.files import check_name
 
     if not options.output:  # an unset shell variable; it would mean the current folder
@@ -90,24 +100,50 @@ def run(options: argparse.Namespace) -> None:
     steps, output = Steps(), Path(options.output).expanduser()
     check_name(options.checkpoint)
     prepare(output, force=options.force, say=steps.say)  # before the imports, which take seconds
-    quiet_libraries()
+    set_up_libraries()
     with steps.step("Loading PyTorch and transformers"):
-        from rich.console import Console
-
-        from export.parity.refusal import refusal_line
-        from export.parity.report import make_table
         from export.pipeline import export_bundle
     report = export_bundle(
         options.checkpoint,
         output,
-        precisions=[precision.strip() for precision in options.precision.split(",")],
+        precisions=separated(options.precision),
         cache=options.cache,
         revision=options.revision,
         adapter=options.adapter,
         force=options.force,
         steps=steps,
     )
-    if options.json:
+    show(report, output, as_json=options.json)
+
+
+def run_addition(options: argparse.Namespace) -> None:
+    from export.bundle.staging import prepare
+    from export.progress import Steps
+
+    if not options.output:
+        raise ValueError("--output must name a bundle's folder, got ''")
+    steps, output = Steps(), Path(options.output).expanduser()
+    prepare(output, force=True, say=steps.say)
+    set_up_libraries()
+    with steps.step("Loading PyTorch and transformers"):
+        from export.addition import add_precisions
+    report = add_precisions(output, separated(options.add), steps=steps)
+    show(report, output, as_json=options.json)
+
+
+def separated(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",")]
+
+
+def show(report: Any, output: Path, *, as_json: bool) -> None:
+    """Print the report; exit with 1 if a precision was left out."""
+    from rich.console import Console
+
+    from export.parity.refusal import refusal_line
+    from export.parity.report import make_table
+    from runtime.errors import command
+
+    if as_json:
         print(json.dumps(report.as_manifest(), indent=2), flush=True)
     else:
         Console().print(make_table(report))
@@ -124,7 +160,7 @@ def run_again(options: argparse.Namespace) -> None:
     if not options.reproduce:
         raise ValueError("--reproduce must name a bundle's folder, got ''")
     steps = Steps()
-    quiet_libraries()
+    set_up_libraries()
     with steps.step("Loading PyTorch and transformers"):
         from export.reproduce import reproduce_bundle
     found = reproduce_bundle(options.reproduce, options.checkpoint, adapter=options.adapter, steps=steps)
@@ -133,8 +169,13 @@ def run_again(options: argparse.Namespace) -> None:
     print(f"{options.reproduce}: {found.line()}", flush=True)
 
 
-def quiet_libraries() -> None:
-    """Silence warnings, which would interrupt the progress lines; what matters is raised as an error."""
+def set_up_libraries() -> None:
+    """Set what libraries look for when they are imported.
+
+    Warnings are silenced, as they would interrupt the progress lines; what matters is raised as an error. PyTorch's
+    threads spin for less long before they sleep: on a machine with other work, an export takes half the time.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

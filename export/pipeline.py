@@ -1,37 +1,26 @@
 """The export from checkpoint to bundle: load, write graphs, quantize, verify against PyTorch, put in place."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from export.bundle.model_card import write_model_card
 from export.bundle.staging import staged
-from export.bundle.writer import (
-    DECODE,
-    copy_weights,
-    make_manifest,
-    record_file,
-    without,
-    write_cached_graphs,
-    write_graphs,
-    write_half_graph,
-    write_quantized_graphs,
-    write_settings,
-)
-from export.checkpoint import Checkpoint, find_checkpoint
+from export.bundle.writer import copy_weights, make_manifest, record_file, without, write_graphs, write_settings
+from export.checkpoint import find_checkpoint
 from export.errors import ParityError
 from export.graphs.tracing.choice import find_tracer
 from export.parity.refusal import failing_lines, settle
-from export.parity.report import Refusal, Report, make_table
-from export.parity.verify import Quantized, verify_bundle
+from export.parity.report import Report, make_table
+from export.parity.verify import verify_bundle
+from export.precisions import write_precisions
 from export.progress import Steps
-from export.quantization.cache_scales import calibrate_cache, check_cache
-from export.quantization.calibration import CALIBRATION, own_texts
-from export.quantization.quantize import check_quantizable, quantize_checkpoint
-from export.quantization.recipe import HALF, check_precisions, find_recipes
+from export.quantization.cache_scales import check_cache
+from export.quantization.quantize import check_quantizable
+from export.quantization.recipe import check_precisions, find_recipes
 from runtime.bundle.bundle import open_bundle
-from runtime.bundle.manifest import Graph, read_manifest
+from runtime.bundle.manifest import Manifest, read_manifest
 from runtime.errors import BundleError
 from runtime.files import check_name
 
@@ -78,7 +67,6 @@ def export_bundle(
     check_name(checkpoint)
     recipes, before = find_recipes(asked), names_at(output)
     find_tracer()  # fails before the work if there is none
-    refused: list[Refusal] = []
     with staged(output, force=force, say=steps.say) as folder:
         with steps.step("Finding and checking the checkpoint"):
             source = find_checkpoint(checkpoint, revision=revision, adapter=adapter)
@@ -90,51 +78,33 @@ def export_bundle(
             weights, parameters = copy_weights(source, folder)
         with steps.step("Tracing and building the graphs"):
             graphs = write_graphs(source, weights, folder)
-        half = []
-        if HALF in asked:
-            with steps.step("Writing the float16 graph"):
-                half = write_half(source, folder, refused)
-        graphs += half
-        quantized, texts = [], None
-        if recipes or half:
-            with steps.step("Sampling texts to calibrate and to judge by") as progress:
-                texts = own_texts(source, folder / DECODE.path, progress)
-        for recipe in recipes:
-            assert texts is not None
-            with steps.step(f"Quantizing to {recipe.precision}") as progress:
-                quantized_weights = quantize_checkpoint(source, texts[:CALIBRATION], recipe, progress)
-                graphs += write_quantized_graphs(source, recipe, quantized_weights, folder)
-                quantized.append(Quantized(recipe, quantized_weights))
-        scales = None
-        if caching:
-            with steps.step("Calibrating int8 keys and values") as progress:
-                scales = calibrate_cache(source, folder / DECODE.path, progress)
-                graphs += write_cached_graphs(graphs, scales.scales, folder)
+        written = write_precisions(source, folder, asked, steps, float32=graphs, caching=caching)
         with steps.step("Hashing the files"):
-            manifest = make_manifest(source, parameters, graphs, folder)
+            manifest = make_manifest(source, parameters, [*graphs, *written.graphs], folder)
             manifest.write(folder)
         with steps.step("Verifying against PyTorch") as progress:
-            report = verify_bundle(
-                open_bundle(folder, verify=False),
-                source,
-                progress,
-                quantized,
-                None if texts is None else texts[CALIBRATION:],
-                scales,
-            )
-        kept = settle(replace(report, refused=(*refused, *report.refused)), before)
+            report = verify_bundle(open_bundle(folder, verify=False), source, progress, written.candidates)
+        kept = settle(replace(report, refused=(*written.refused, *report.refused)), before)
         if not kept.passed:
             steps.console.print(make_table(report), *report.lines(), sep="\n")
             raise ParityError(f"{checkpoint}: the graphs do not compute what PyTorch computes; nothing was written")
         if failed := failing_lines(report):
             steps.console.print(*failed, sep="\n")
         report = kept
-        for refusal in report.refused:
-            manifest = without(manifest, refusal.precision, folder)
-        card = write_model_card(manifest, report, folder)
-        files = {**manifest.files, card.name: record_file(card)}
-        replace(manifest, files=files, parity=report.as_manifest()).write(folder)
+        finish(manifest, report, folder)
     return report
+
+
+def finish(manifest: Manifest, report: Report, folder: Path, proofs: Sequence[object] = ()) -> None:
+    """Remove what is refused from the bundle in `folder`, and write its model card and its manifest.
+
+    `proofs` are those of other machines, for graphs that were there before.
+    """
+    for refusal in report.refused:
+        manifest = without(manifest, refusal.precision, folder)
+    card = write_model_card(manifest, report, folder)
+    files = {**manifest.files, card.name: record_file(card)}
+    replace(manifest, files=files, parity={**report.as_manifest(), "proofs": list(proofs)}).write(folder)
 
 
 def names_at(output: Path) -> set[str]:
@@ -142,12 +112,3 @@ def names_at(output: Path) -> set[str]:
     with suppress(BundleError):
         return {name for graph in read_manifest(output).graphs for name in (graph.precision, graph.kind)}
     return set()
-
-
-def write_half(checkpoint: Checkpoint, folder: Path, refused: list[Refusal]) -> list[Graph]:
-    """Write the float16 graph; if float16 cannot hold the weights, add the reason to `refused` instead."""
-    try:
-        return [write_half_graph(checkpoint, folder)]
-    except ParityError as error:
-        refused.append(Refusal(HALF, str(error)))
-        return []

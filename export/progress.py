@@ -18,8 +18,12 @@ class Progress:
 
     def count(self, done: int, total: int, things: str) -> None:
         """Tell how many of `total` things are done, and what the others will take at the pace of these."""
-        left = (time.perf_counter() - self._began) / max(done, 1) * (total - done)
-        self._show(f"{done} of {total} {things}, {span(left)} left" if done else f"0 of {total} {things}")
+        self.share(f"{done} of {total} {things}", done / total)
+
+    def share(self, detail: str, done: float) -> None:
+        """Tell `detail`, and what the rest will take at the pace of the share of the work that is done."""
+        spent = time.perf_counter() - self._began
+        self._show(f"{detail}, {span(spent / done * (1 - done))} left" if done else detail)
 
 
 def span(seconds: float) -> str:

@@ -60,7 +60,7 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
         revision=revision,
         adapter=f" with the adapter {manifest.adapter.id} merged into it" if manifest.adapter else "",
         architecture=manifest.architecture,
-        cases=", ".join(dict.fromkeys(row.case for row in report.rows)),
+        cases=", ".join(report.cases()),
         ragged=ragged_rows(manifest),
         shortlist=SHORTLIST_ROW if f"onnx/{FILE}" in manifest.files else "",
         precisions=precision_rows(manifest),

@@ -1,6 +1,7 @@
 """PyTorch's log-probabilities of the greedy tokens, with which any machine can compare its graphs without PyTorch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,27 +15,32 @@ LONGEST = 16  # tokens of each continuation
 IN_HALF = 2  # continuations: PyTorch's float16 is slow on a CPU
 
 
-def judge_likelihoods(
-    checkpoint: Checkpoint, continuations: Sequence[Continuation], *, half: bool
-) -> tuple[Likelihoods, Likelihoods]:
-    """Log-probabilities of the tokens in float64, and PyTorch's largest errors in lower precisions.
+def judge_likelihoods(checkpoint: Checkpoint, probes: Sequence[Continuation]) -> tuple[Likelihoods, Likelihoods]:
+    """Log-probabilities of the probes' tokens in float64, and the largest error of PyTorch's float32.
 
-    The second result is the same for the first continuation in each layer, through the lens.
+    The second result is the same for the first probe in each layer, through the lens.
     """
-    short = [Continuation(probe.prompt_ids, probe.token_ids[:LONGEST]) for probe in continuations]
-    model = checkpoint.load_model()
-    found, lens = {"fp32": read(model, short)}, read_lens(model, short[:1])
+    model, short = checkpoint.load_model(), shortened(probes)
+    found, lens = read(model, short), read_lens(model, short[:1])
     model = as_truth(model)
     truth, true_lens = read(model, short), read_lens(model, short[:1])
-    del model  # in float64 it is twice the checkpoint's size
-    if half:
-        found["fp16"] = read(checkpoint.load_model().half(), short[:IN_HALF])
-    return make_likelihoods(truth, found), make_likelihoods(true_lens, {"fp32": lens})
+    return make_likelihoods(truth, found), make_likelihoods(true_lens, lens)
 
 
-def make_likelihoods(truth: Sequence[Tensor], found: Mapping[str, Sequence[Tensor]]) -> Likelihoods:
-    errors = {name: max_difference(logprobs, truth) for name, logprobs in found.items()}
-    return Likelihoods([logprobs.tolist() for logprobs in truth], errors)
+def with_half(checkpoint: Checkpoint, probes: Sequence[Continuation], likelihoods: Likelihoods) -> Likelihoods:
+    """The same likelihoods, with the largest error of PyTorch's float16 beside that of float32."""
+    found = read(checkpoint.load_model().half(), shortened(probes)[:IN_HALF])
+    truth = [torch.tensor(logprobs, dtype=torch.float64) for logprobs in likelihoods.logprobs]
+    errors = {**likelihoods.pytorch_errors, "fp16": max_difference(found, truth)}
+    return replace(likelihoods, pytorch_errors=errors)
+
+
+def shortened(probes: Sequence[Continuation]) -> list[Continuation]:
+    return [Continuation(probe.prompt_ids, probe.token_ids[:LONGEST]) for probe in probes]
+
+
+def make_likelihoods(truth: Sequence[Tensor], found: Sequence[Tensor]) -> Likelihoods:
+    return Likelihoods([logprobs.tolist() for logprobs in truth], {"fp32": max_difference(found, truth)})
 
 
 def as_truth(model: GPT2LMHeadModel) -> GPT2LMHeadModel:

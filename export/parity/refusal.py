@@ -21,7 +21,11 @@ def settle(report: Report, before: Collection[str] = ()) -> Report:
         before: Precisions of the bundle that will be replaced.
     """
     refused = [*report.refused, *find_refusals(report)]
-    refused = [replace(refusal, replaced=refusal.precision in before) for refusal in refused]
+    return leave_out(report, [replace(refusal, replaced=refusal.precision in before) for refusal in refused])
+
+
+def leave_out(report: Report, refused: Sequence[Refusal]) -> Report:
+    """The report without what is refused, by which alone its `refused` is replaced."""
     names = {refusal.precision for refusal in refused}
     cached = INT8_CACHE not in names
     return replace(
@@ -42,6 +46,18 @@ def find_refusals(report: Report) -> Iterator[Refusal]:
     for precision in (*PRECISIONS, INT8_CACHE):
         if precision != FULL and precision not in known and (reasons := list(find_reasons(report, precision))):
             yield Refusal(precision, reasons[0])
+
+
+def cache_refusals(report: Report, added: Collection[str]) -> Iterator[Refusal]:
+    """A refusal of each added precision whose int8 keys and values fail: those that the bundle has stay."""
+    for precision in added:
+        alone = replace(
+            report,
+            rows=tuple(row for row in report.rows if row.precision == precision),
+            caches=tuple(cache for cache in report.caches if cache.weights == precision),
+        )
+        for reason in list(find_reasons(alone, INT8_CACHE))[:1]:
+            yield Refusal(precision, f"its int8 keys and values fail: {reason}")
 
 
 def find_reasons(report: Report, precision: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from export.parity.greedy import Difference, as_pytorch_has_them
+from export.parity.greedy import PROMPTS, Difference
 from export.parity.half import LARGEST, MOST_SHARE
 from export.parity.int8_cache import CacheQuality
 from export.parity.precision import Quality
@@ -77,14 +77,18 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdict on a bundle. `differences` are from single prompts, `together` from the same prompts in a batch.
+    """The verdict on a bundle.
 
+    `tokens` were decoded greedily after PROMPTS; `differences` are from single prompts, `together` from the same ones
+    in a batch, and `probes` are what any machine can replay: each prompt's tokens up to its first difference.
     `refused` are the precisions that were asked for and failed; everything else is about those that the bundle has.
-    `caches` and `rounded_caches` are about int8 keys and values: one of each precision that has them.
+    `caches` and `rounded_caches` are about int8 keys and values: one of each precision that has them. `known_cases` are
+    those of rows that a manifest did not keep.
     """
 
     rows: tuple[Row, ...]
-    continuations: tuple[Continuation, ...]
+    tokens: int
+    probes: tuple[Continuation, ...]
     differences: tuple[Difference, ...]
     together: tuple[Difference, ...]
     qualities: tuple[Quality, ...] = ()
@@ -95,6 +99,7 @@ class Report:
     rounded_caches: tuple[RoundedStandard, ...] = ()
     refused: tuple[Refusal, ...] = ()
     largest_activation: float | None = None
+    known_cases: tuple[str, ...] = ()
 
     @property
     def in_range(self) -> bool:
@@ -124,8 +129,9 @@ class Report:
         """The precisions of the bundle."""
         return ["fp32", *(quality.precision for quality in self.qualities)]
 
-    def tokens(self) -> int:
-        return sum(len(continuation.token_ids) for continuation in self.continuations)
+    def cases(self) -> list[str]:
+        """The names of all cases, those of which no row was kept among them."""
+        return list(dict.fromkeys((*self.known_cases, *(row.case for row in self.rows))))
 
     def as_manifest(self) -> dict[str, Any]:
         return {
@@ -133,13 +139,13 @@ class Report:
             "rule": f"error <= max({FACTOR:g} * pytorch_error, {FLOOR:g}), relative to the norm of the truth; "
             "pytorch_error is the largest of PyTorch's float32 over the cases; of a single position, over positions",
             "passed": self.passed,
-            "cases": list(dict.fromkeys(row.case for row in self.rows)),
+            "cases": self.cases(),
             "tensors": [asdict(row) for row in self.worst("graph", "tensor")],
             "greedy": {
-                "tokens": self.tokens(),
+                "tokens": self.tokens,
                 "differences": [asdict(difference) for difference in self.differences],
                 "differences_side_by_side": [asdict(difference) for difference in self.together],
-                "probes": [asdict(probe) for probe in self.probes()],
+                "probes": [asdict(probe) for probe in self.probes],
             },
             "precisions": [quality.as_manifest() for quality in self.qualities],
             "largest_activation": self.largest_activation,
@@ -153,10 +159,6 @@ class Report:
             "refused": [asdict(refusal) for refusal in self.refused],
             "proofs": [],
         }
-
-    def probes(self) -> list[Continuation]:
-        """The continuations up to their first differences, which any machine can replay."""
-        return as_pytorch_has_them(self.continuations, self.differences)
 
     def lines(self) -> list[str]:
         """What the table does not show: greedy tokens, and what each precision costs."""
@@ -175,7 +177,7 @@ class Report:
         )
 
     def greedy_line(self) -> str:
-        total, count = self.tokens(), len(self.continuations)
+        total, count = self.tokens, len(PROMPTS)
         if not self.differences + self.together:
             return f"greedy: {total} of {total} tokens over {count} prompts as PyTorch's, alone and side by side"
         found = [describe(difference) for difference in self.differences]
@@ -202,7 +204,7 @@ def make_table(report: Report) -> "Table":
     for heading in ("graph", "tensor", "worst case"):
         table.add_column(heading, no_wrap=True)
     for heading in ("error", "PyTorch's\nown", "verdict"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True, min_width=8)
     for row in report.worst("graph", "family"):
         table.add_row(*cells(row))
     return table

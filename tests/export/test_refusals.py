@@ -28,7 +28,7 @@ ROWS = tuple(
     for graph in ("reference", "decode", "decode fp16", "decode int8", "prefill int8 rounded", "decode int4 rounded")
 )
 STANDARDS = tuple(RoundedStandard(name, [1, 2], {}, {}) for name in ("int8", "int4"))
-GOOD = Report(ROWS, (), (), (), qualities=(FP16, INT8, INT4), rounded=STANDARDS, largest_activation=100.0)
+GOOD = Report(ROWS, 0, (), (), (), qualities=(FP16, INT8, INT4), rounded=STANDARDS, largest_activation=100.0)
 
 
 def with_quality(**changes):
