@@ -53,7 +53,7 @@ from export.progress import Progress
 from export.quantization.cache_scales import calibrate_cache
 from export.quantization.calibration import CALIBRATION, own_texts
 from export.quantization.codes import QuantizedWeights
-from export.quantization.quantize import quantize_checkpoint
+from export.quantization.quantize import calibrate, quantize_checkpoint
 from export.quantization.recipe import DAMPING, RECIPES, Recipe
 from export.weights import write_quantized
 from runtime.arrays import log_softmax
@@ -121,7 +121,7 @@ class Bench:
         self.stored, parameters = copy_weights(checkpoint, folder)
         self.architecture: Architecture = describe(checkpoint.config, parameters)
         write_graph(DecodeNodes(checkpoint.config, FloatLinear()), self.stored, self.float32())
-        self.texts = own_texts(checkpoint, self.float32(), Progress())[:CALIBRATION]
+        self.calibration = calibrate(checkpoint, own_texts(checkpoint, self.float32(), Progress())[:CALIBRATION])
         tokenizer = Tokenizer(checkpoint.folder / "tokenizer.json")
         books = [ROOT.parent / "shared" / "corpus" / f"{book}.txt" for book in BOOKS]
         texts = [book.read_text(encoding="utf-8-sig") for book in books]
@@ -177,7 +177,7 @@ class Bench:
 
     def ours(self, recipe: Recipe, damping: float = DAMPING, linear: Callable[..., Linear] = BlockLinear) -> Path:
         with patch("export.quantization.quantize.DAMPING", damping):
-            weights: QuantizedWeights = quantize_checkpoint(self.checkpoint, self.texts, recipe, Progress())
+            weights: QuantizedWeights = quantize_checkpoint(self.checkpoint, self.calibration, recipe, Progress())
         if linear is FloatEmbedding:
             wte = self.checkpoint.load_model().transformer.wte.weight.detach()
             weights = replace(weights, tensors={**weights.tensors, "transformer.wte.weight": wte})

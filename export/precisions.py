@@ -12,7 +12,7 @@ from export.parity.report import Refusal
 from export.progress import Steps
 from export.quantization.cache_scales import calibrate_cache
 from export.quantization.calibration import CALIBRATION, own_texts
-from export.quantization.quantize import quantize_checkpoint
+from export.quantization.quantize import calibrate, quantize_checkpoint
 from export.quantization.recipe import HALF, find_recipes
 from runtime.bundle.manifest import Graph
 
@@ -43,14 +43,14 @@ def write_precisions(
     """
     graphs, refused = write_half(checkpoint, folder, steps) if HALF in asked else ([], [])
     half, recipes = bool(graphs), find_recipes(asked)
-    quantized, texts = [], None
+    quantized, judging = [], None
     if recipes or half:
         with steps.step("Sampling texts to calibrate and to judge by") as progress:
             texts = own_texts(checkpoint, folder / DECODE.path, progress)
+            calibration, judging = calibrate(checkpoint, texts[:CALIBRATION]), texts[CALIBRATION:]
     for recipe in recipes:
-        assert texts is not None
         with steps.step(f"Quantizing to {recipe.precision}") as progress:
-            weights = quantize_checkpoint(checkpoint, texts[:CALIBRATION], recipe, progress)
+            weights = quantize_checkpoint(checkpoint, calibration, recipe, progress)
             graphs += write_quantized_graphs(checkpoint, recipe, weights, folder)
             quantized.append(Quantized(recipe, weights))
     scales = None
@@ -58,7 +58,6 @@ def write_precisions(
         with steps.step("Calibrating int8 keys and values") as progress:
             scales = calibrate_cache(checkpoint, folder / DECODE.path, progress)
             graphs += write_cached_graphs([*float32, *graphs], scales.scales, folder)
-    judging = None if texts is None else texts[CALIBRATION:]
     return Precisions(graphs, Candidates(half, quantized, judging, scales), refused)
 
 

@@ -2,7 +2,7 @@
 
 Parity is checked as for float32, against the checkpoint with dequantized weights, in the served graph except for
 `accuracy_level`, so that inputs are not rounded to int8. Perplexity is measured on texts that were not used for
-calibration, as the served graphs read them: all at once, and token by token.
+calibration, as the served graphs read them: each text at once, and all side by side, token by token.
 """
 
 import math
@@ -26,7 +26,7 @@ from export.parity.rounding import rounded_inputs
 from export.quantization.codes import QuantizedWeights
 from runtime.engine.scoring import target_logprobs
 from runtime.graphs.decode import DecodeGraph
-from runtime.graphs.state import DecodeState
+from runtime.graphs.work import Work
 from runtime.proof.rounded import centred
 
 MOST_ROUNDING = 0.03  # more than twice what trained checkpoints have shown
@@ -137,26 +137,23 @@ def judge_quality(
         model: In float32 with the weights of the graph.
         integer: Whether texts read all at once go through integer products.
     """
-    at_once, by_token, same, rounding, pytorch_rounding = [], [], [], [0.0], [0.0]
-    for text, expected in zip(readings.texts, readings.expected, strict=True):
+    at_once, rounding, pytorch_rounding = [], [0.0], [0.0]
+    for text in readings.texts:
         truth = logits_of(model, text)
         with graph.sequence() as state:
             logits = state.read(text.tolist(), last=len(text)).logits
             at_once.append(target_logprobs(logits[:-1], text[1:].tolist()))
             rounding.append(distance(logits, truth))
-            state.rewind(0)
-            steps = [step(state, *pair) for pair in pairwise(text.tolist())]
-        by_token.append([logprob for logprob, _ in steps])
-        same.append([chosen for _, chosen in steps] == expected)
         if weights:
             with rounded_inputs(model, weights, integer=integer):
                 pytorch_rounding.append(distance(logits_of(model, text), truth))
+    by_token, chosen = read_in_steps(graph, readings.texts)
     return Quality(
         precision,
         float32=math.exp(readings.loss),
         at_once=math.exp(-np.mean(at_once)),
         token_by_token=math.exp(-np.mean(by_token)),
-        agreement=float(np.mean(same)),
+        agreement=float(np.mean(chosen == readings.expected)),
         rounding=max(rounding),
         most_cost=most_cost,
         pytorch_rounding=max(pytorch_rounding),
@@ -181,7 +178,13 @@ def distance(logits: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
     return normwise_error(centred(logits), centred(truth))
 
 
-def step(state: DecodeState, token: int, following: int) -> tuple[float, int]:
-    """(log-probability of `following` after `token`, the most likely id there)."""
-    expected, logits = state.step([token])
-    return target_logprobs(logits[None], [following])[0], expected
+def read_in_steps(graph: DecodeGraph, texts: Ids) -> tuple[NDArray[np.float64], Ids]:
+    """(log-probabilities, the most likely ids), [B, S - 1] each, after each id: all texts side by side, id by id."""
+    slots, logprobs, chosen = graph.slots(len(texts)), [], []
+    for row, text in enumerate(texts):
+        slots.reserve(row, len(text))
+    for place, (ids, following) in enumerate(pairwise(texts.T.tolist())):
+        answers = slots.run([Work(row, [token], place, logits=True) for row, token in enumerate(ids)])
+        logprobs.append(target_logprobs(np.concatenate([answer.logits for answer in answers]), following))
+        chosen.append([answer.next_ids[0] for answer in answers])
+    return np.array(logprobs).T, np.array(chosen).T

@@ -16,7 +16,7 @@ from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import Kind
 from runtime.graphs.work import MANY
 from runtime.proof.rounded import LAST, RoundedStandard, centred, errors
-from runtime.proof.sketch import sketch
+from runtime.proof.sketch import sketches
 
 LENGTH = MANY + 32  # tokens, if the context has as many
 Tensors = dict[str, Any]
@@ -34,10 +34,10 @@ def measure_rounding(
     ids = list(token_ids[:LENGTH])
     truth = read(model, ids)
     noise = {}
-    for kind in kinds:
-        with rounded_inputs(model, weights, integer="prefill" in kind):
-            noise[kind] = errors_of(read(model, ids), truth)
-    return make_standard(precision, ids, truth, noise)
+    for integer in {"prefill" in kind for kind in kinds}:
+        with rounded_inputs(model, weights, integer=integer):
+            noise[integer] = errors_of(read(model, ids), truth)
+    return make_standard(precision, ids, truth, {kind: noise["prefill" in kind] for kind in kinds})
 
 
 def measure_cache_rounding(
@@ -75,7 +75,7 @@ def errors_of(rounded: Tensors, truth: Tensors) -> dict[str, float]:
 def make_standard(
     precision: str, ids: list[int], truth: Tensors, noise: dict[Kind, dict[str, float]]
 ) -> RoundedStandard:
-    return RoundedStandard(precision, ids, {name: sketch(true) for name, true in truth.items()}, noise)
+    return RoundedStandard(precision, ids, sketches(truth), noise)
 
 
 def error_of(rounded: Any, truth: Any) -> float:

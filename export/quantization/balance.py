@@ -4,33 +4,26 @@ A row of inputs is rounded with one step size, so one large channel costs all ot
 in the norm and multiplying its weights by the same factor changes only that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from export.majors import run_block
-from export.quantization.watching import watching
+from export.quantization.inputs import Inputs
 
 NORMED = {"ln_1": "attn.c_attn", "ln_2": "mlp.c_fc"}  # a norm, and the one matrix that it feeds
 STRENGTH = 0.5  # 0 leaves the inputs as they are, 1 makes all channels equally large
 LEAST = 1e-5
 
 
-def balance(block: nn.Module, hidden: Sequence[Tensor]) -> None:
-    """Balance a block for its inputs, [B, S, C] each; what it computes stays the same."""
-    largest = {name: torch.zeros(()) for name in NORMED.values()}
-
-    def see(name: str, rows: Tensor) -> None:
-        largest[name] = torch.maximum(largest[name], rows.abs().amax(dim=0))
-
-    with watching({name: block.get_submodule(name) for name in largest}, see):
-        for part in hidden:
-            run_block(block, part)
+def balance(block: nn.Module, inputs: Mapping[str, Inputs]) -> dict[str, Inputs]:
+    """Balance a block for the inputs of its matrices, and return what those are then; its outputs stay the same."""
+    balanced = dict(inputs)
     for norm, linear in NORMED.items():
         weight = block.get_parameter(f"{linear}.weight")  # [K, N]
-        factors = largest[linear].clamp(min=LEAST) ** STRENGTH
+        factors = inputs[linear].largest.clamp(min=LEAST) ** STRENGTH
         factors /= weight.abs().amax(dim=1).clamp(min=LEAST) ** (1 - STRENGTH)
         weight.mul_(factors[:, None])
         for parameter in block.get_submodule(norm).parameters():
             parameter.div_(factors)
+        balanced[linear] = inputs[linear].divided(factors)
+    return balanced

@@ -18,7 +18,7 @@ from runtime.bundle.manifest import NAME, Kind, Manifest
 from runtime.errors import BundleError
 from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.kinds import runs
-from runtime.proof.sketch import SUMS, distance, sketch
+from runtime.proof.sketch import SUMS, distance, sketches
 
 FACTOR = 2.0
 LAST = 8  # positions whose logits are compared with PyTorch's
@@ -96,8 +96,8 @@ def prove_by(bundle: Bundle, precision: str, standards: Sequence[RoundedStandard
 def errors(bundle: Bundle, standard: RoundedStandard, kind: Kind) -> dict[str, float]:
     """Each tensor's absolute distance from the truth on this processor."""
     graph = DecodeGraph(bundle.graph_path(kind, standard.precision), bundle.manifest.architecture)
-    found = read_text(graph, standard.token_ids, at_once="prefill" in kind)
-    return {name: distance(sketch(found[name]), truth) for name, truth in standard.sketches.items()}
+    found = sketches(read_text(graph, standard.token_ids, at_once="prefill" in kind))
+    return {name: distance(found[name], truth) for name, truth in standard.sketches.items()}
 
 
 def read_text(graph: DecodeGraph, token_ids: list[int], *, at_once: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from export.majors import run_block
 from export.quantization.balance import balance
+from export.quantization.inputs import measure_inputs
 
 WIDTH = 32
 CHANNELS = {"ln_1": "attn.c_attn", "ln_2": "mlp.c_fc"}  # of GPT-2: a norm, and what reads it
@@ -61,7 +62,7 @@ def spread(sizes):
 def balanced(block, texts):
     other = copy.deepcopy(block)
     with torch.no_grad():
-        balance(other, texts)
+        balance(other, measure_inputs(other, texts))
     return other
 
 
@@ -102,6 +103,14 @@ def test_a_channel_that_gives_nothing_and_one_that_nobody_reads_do_no_harm(block
         block.get_parameter(f"{norm}.weight")[3] = block.get_parameter(f"{norm}.bias")[3] = 0
         block.get_parameter(f"{linear}.weight")[7] = 0
     before = outputs(block, texts)
-    balance(block, texts)
+    balance(block, measure_inputs(block, texts))
     assert all(torch.isfinite(parameter).all() for parameter in block.parameters())
     assert torch.linalg.norm(outputs(block, texts) - before) < 1e-10 * torch.linalg.norm(before)
+
+
+@torch.no_grad()
+def test_the_inputs_that_it_returns_are_those_of_the_balanced_block(block, texts):
+    found = balance(block, measure_inputs(block, texts))
+    for name, measured in measure_inputs(block, texts).items():
+        torch.testing.assert_close(found[name].gram, measured.gram)
+        torch.testing.assert_close(found[name].largest, measured.largest)

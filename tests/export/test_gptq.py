@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from export.quantization.codes import fit_scales
-from export.quantization.gptq import gptq
+from export.quantization.gptq import SOLVED, gptq, inverse_factor
 
 DAMPING = 0.01
 
@@ -153,3 +153,13 @@ def test_what_it_is_given_is_left_as_it_was():
     quantized(weights, gram, 4, 16)
     assert torch.equal(weights, before[0])
     assert torch.equal(gram, before[1])
+
+
+@pytest.mark.parametrize("inputs", [1, SOLVED, 2 * SOLVED + 3])
+def test_the_factor_is_upper_triangular_and_makes_the_damped_inverse(inputs):
+    rows = correlated(50, inputs, 7).double()
+    gram = rows.T @ rows
+    factor = inverse_factor(gram, DAMPING)
+    damped = gram + DAMPING * gram.diagonal().mean() * torch.eye(inputs)
+    assert torch.equal(factor, factor.triu())
+    torch.testing.assert_close(factor.T @ factor, torch.linalg.inv(damped))

@@ -604,7 +604,7 @@ def test_an_unknown_precision_is_refused_before_anything_is_written(checkpoint, 
 )
 def test_the_command_takes_precisions_with_commas(checkpoint, tmp_path, monkeypatch, capsys, precision, code, message):
     """In this process, which is left as it was: a command sets its own signals and warnings."""
-    monkeypatch.setattr("export.cli.quiet_libraries", lambda: None)
+    monkeypatch.setattr("export.cli.set_up_libraries", lambda: None)
     monkeypatch.setattr("export.cli.signal.signal", lambda *_: None)
     arguments = [checkpoint, "--output", tmp_path / "bundle", "--json", "--precision", precision]
     monkeypatch.setattr(sys, "argv", ["gpt2-onnx-export", *map(str, arguments)])
