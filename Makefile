@@ -63,7 +63,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== making .venv, once: PyTorch, ONNX Runtime and the tools of the tests, about a gigabyte"
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[adapter,cli,cpu,export,plot,serve]" --group dev
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[adapter,cli,cpu,export,plot,serve,signing]" --group dev
 	@touch $@
 
 clean:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from export.bundle.as_checkpoint import write_checkpoint
 from export.bundle.placing import files_in
+from export.bundle.signing import Signer
 from export.bundle.staging import staged
 from export.bundle.writer import record_files, versions
 from export.errors import ExportError
@@ -22,11 +23,19 @@ from export.quantization.quantize import check_quantizable
 from export.quantization.recipe import PRECISIONS, check_precisions, find_recipes
 from runtime.bundle.bundle import Bundle, check_hashes, open_bundle
 from runtime.bundle.manifest import NAME, Graph, Manifest
+from runtime.bundle.signature import SIGNATURE
 
-CARD = "README.md"  # written anew, as the manifest is
+CARD = "README.md"
+WRITTEN_ANEW = (NAME, CARD, SIGNATURE)
 
 
-def add_precisions(bundle: str | Path, precisions: str | Collection[str], *, steps: Steps | None = None) -> Report:
+def add_precisions(
+    bundle: str | Path,
+    precisions: str | Collection[str],
+    *,
+    sign: str | Path | None = None,
+    steps: Steps | None = None,
+) -> Report:
     """Add precisions to a bundle, from its own float32 weights: the checkpoint is not needed.
 
     The graphs that are there are neither changed nor judged again; all files are checked by their SHA-256 first. A
@@ -36,6 +45,7 @@ def add_precisions(bundle: str | Path, precisions: str | Collection[str], *, ste
     Args:
         bundle: Its folder, which is replaced whole, after verification, or not at all.
         precisions: Any of `"fp16"`, `"int8"` and `"int4"` that it does not have.
+        sign: A private key, as in `export_bundle`; a bundle that is signed needs one again.
         steps: Where progress is shown; standard error by default.
 
     Returns:
@@ -50,9 +60,12 @@ def add_precisions(bundle: str | Path, precisions: str | Collection[str], *, ste
         ['fp32', 'int4']
     """
     steps, output, asked = steps or Steps(), Path(bundle).expanduser(), check_precisions(precisions)
+    signer = None if sign is None else Signer(sign)
     with steps.step("Checking the bundle"):
         first = open_bundle(output)
         check_new(first, asked)
+        if signer is None and (first.folder / SIGNATURE).exists():
+            raise ExportError(f"{output} is signed, and what is added must be, too: add --sign KEY")
         check_hashes(first, first.manifest.files)
         known = read_report(first.manifest)
     known = replace(known, refused=tuple(refusal for refusal in known.refused if refusal.precision not in asked))
@@ -73,7 +86,9 @@ def add_precisions(bundle: str | Path, precisions: str | Collection[str], *, ste
             steps.console.print(*failed, sep="\n")
         report = leave_out(report, [*report.refused, *cache_refusals(report, asked)])
         report = in_order(settle(report))
-        finish(manifest, report, folder, proofs=first.manifest.parity["proofs"])
+        finish(manifest, report, folder)
+        if signer:
+            signer.sign(folder, output.name)
         if first.has_successor():
             raise ExportError(f"{output} was replaced meanwhile and is left as it is; add to it again")
     return report
@@ -87,9 +102,9 @@ def check_new(bundle: Bundle, asked: Iterable[str]) -> None:
 
 
 def carry(source: Path, target: Path) -> None:
-    """Link all files of a bundle into another folder but its manifest and model card; copy what cannot be linked."""
+    """Link all files of a bundle into another folder but those that are written anew; copy what cannot be linked."""
     for name in files_in(source):
-        if name not in (NAME, CARD):
+        if name not in WRITTEN_ANEW:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             real = (source / name).resolve()
             try:

@@ -24,7 +24,7 @@ def main() -> None:
         parser = make_parser(OneLineParser)
         options = parser.parse_args()
         check_usage(parser, options)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-written bundle is removed
+        exit_on_signals()
         ensure_onnxruntime()
         chosen = run_again if options.reproduce is not None else run_addition if options.add is not None else run
         chosen(options)
@@ -40,6 +40,14 @@ def main() -> None:
         fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
     except (RuntimeError, ValueError) as error:  # BundleError and ExportError among them
         fail(str(error), 1)
+
+
+def exit_on_signals() -> None:
+    """Let the signals that would kill raise SystemExit, so that a half-written bundle is removed; nohup's stays."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -66,6 +74,7 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
         help="a folder or Hub id with an adapter to merge: LoRA and its relatives (needs peft)",
     )
     parser.add_argument("--force", action="store_true", help="replace the bundle at DIR")
+    parser.add_argument("--sign", metavar="KEY", help="sign the bundle with this elliptic-curve private key, in PEM")
     parser.add_argument("--json", action="store_true", help="print the parity report as JSON instead of a table")
     return parser
 
@@ -73,7 +82,9 @@ def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
 def check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse options that say again, or otherwise, what the bundle says."""
     if options.reproduce is not None:
-        refuse(parser, options, "--reproduce", "output", "add", "precision", "cache", "revision", "force", "json")
+        refuse(
+            parser, options, "--reproduce", "output", "add", "precision", "cache", "revision", "force", "sign", "json"
+        )
         return
     given = {"CHECKPOINT": options.checkpoint, "--output": options.output}
     if options.add is not None:
@@ -97,6 +108,8 @@ def run(options: argparse.Namespace) -> None:
 
     if not options.output:  # an unset shell variable; it would mean the current folder
         raise ValueError("--output must name a folder, got ''")
+    if options.sign == "":
+        raise ValueError("--sign must name a file, got ''")
     steps, output = Steps(), Path(options.output).expanduser()
     check_name(options.checkpoint)
     prepare(output, force=options.force, say=steps.say)  # before the imports, which take seconds
@@ -111,6 +124,7 @@ def run(options: argparse.Namespace) -> None:
         revision=options.revision,
         adapter=options.adapter,
         force=options.force,
+        sign=options.sign,
         steps=steps,
     )
     show(report, output, as_json=options.json)
@@ -127,7 +141,7 @@ def run_addition(options: argparse.Namespace) -> None:
     set_up_libraries()
     with steps.step("Loading PyTorch and transformers"):
         from export.addition import add_precisions
-    report = add_precisions(output, separated(options.add), steps=steps)
+    report = add_precisions(output, separated(options.add), sign=options.sign, steps=steps)
     show(report, output, as_json=options.json)
 
 

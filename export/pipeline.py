@@ -1,11 +1,12 @@
 """The export from checkpoint to bundle: load, write graphs, quantize, verify against PyTorch, put in place."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from export.bundle.model_card import write_model_card
+from export.bundle.signing import Signer
 from export.bundle.staging import staged
 from export.bundle.writer import copy_weights, make_manifest, record_file, without, write_graphs, write_settings
 from export.checkpoint import find_checkpoint
@@ -34,6 +35,7 @@ def export_bundle(
     revision: str | None = None,
     adapter: str | None = None,
     force: bool = False,
+    sign: str | Path | None = None,
     steps: Steps | None = None,
 ) -> Report:
     """Export a GPT-2 checkpoint to a verified bundle.
@@ -49,6 +51,8 @@ def export_bundle(
         adapter: A folder or a Hub id with an adapter of this checkpoint to merge, LoRA or one of its relatives; needs
             peft. One in the checkpoint's own folder is merged without being named.
         force: Replace the bundle at `output`.
+        sign: A PEM file with an elliptic-curve private key that signs the bundle, for
+            `runtime.load(…, public_key=…)`; needs the extra `signing`.
         steps: Where progress is shown; standard error by default.
 
     Returns:
@@ -56,7 +60,7 @@ def export_bundle(
         int8 keys and values were.
 
     Raises:
-        ExportError: The checkpoint or the output cannot be used, or nothing is installed that traces.
+        ExportError: The checkpoint, the output or the key cannot be used, or nothing is installed that traces.
         ParityError: The float32 graphs do not compute what PyTorch computes; nothing is left at `output`.
 
     Example:
@@ -67,6 +71,7 @@ def export_bundle(
     check_name(checkpoint)
     recipes, before = find_recipes(asked), names_at(output)
     find_tracer()  # fails before the work if there is none
+    signer = None if sign is None else Signer(sign)
     with staged(output, force=force, say=steps.say) as folder:
         with steps.step("Finding and checking the checkpoint"):
             source = find_checkpoint(checkpoint, revision=revision, adapter=adapter)
@@ -92,19 +97,18 @@ def export_bundle(
             steps.console.print(*failed, sep="\n")
         report = kept
         finish(manifest, report, folder)
+        if signer:
+            signer.sign(folder, output.name)
     return report
 
 
-def finish(manifest: Manifest, report: Report, folder: Path, proofs: Sequence[object] = ()) -> None:
-    """Remove what is refused from the bundle in `folder`, and write its model card and its manifest.
-
-    `proofs` are those of other machines, for graphs that were there before.
-    """
+def finish(manifest: Manifest, report: Report, folder: Path) -> None:
+    """Remove what is refused from the bundle in `folder`, and write its model card and its manifest."""
     for refusal in report.refused:
         manifest = without(manifest, refusal.precision, folder)
     card = write_model_card(manifest, report, folder)
     files = {**manifest.files, card.name: record_file(card)}
-    replace(manifest, files=files, parity={**report.as_manifest(), "proofs": list(proofs)}).write(folder)
+    replace(manifest, files=files, parity=report.as_manifest()).write(folder)
 
 
 def names_at(output: Path) -> set[str]:

@@ -47,7 +47,7 @@ def reproduce_bundle(
 ) -> Reproduction:
     """Make a bundle again, in the system's folder for temporary files, and compare it with the first one.
 
-    What `verify` has added to the manifest since, proofs on other devices, is not compared.
+    What has come since, signatures and proofs on other devices, is not compared.
 
     Args:
         bundle: The first one's folder; all of its files are checked by their SHA-256 first.
@@ -121,5 +121,5 @@ def compare(first: Manifest, second: Manifest) -> Reproduction:
 
 
 def compared(manifest: Manifest) -> Manifest:
-    """All of a manifest but what other machines have added."""
-    return replace(manifest, parity={**manifest.parity, "proofs": []})
+    """All of a manifest but what `verify` added to it on other machines, before it had a file of its own for that."""
+    return replace(manifest, parity={name: part for name, part in manifest.parity.items() if name != "proofs"})

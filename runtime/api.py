@@ -6,8 +6,10 @@ import threading
 from pathlib import Path
 from typing import Unpack, overload
 
-from runtime.bundle.bundle import Bundle, open_bundle, weights_verified
+from runtime.bundle.bundle import Bundle, find_folder, open_bundle, weights_verified
+from runtime.bundle.place import Place, steadily
 from runtime.bundle.same_files import check_untouched, names_read
+from runtime.bundle.signature import check_signature, find_public_key
 from runtime.checks import (
     check_arena_extend_strategy,
     check_cache,
@@ -48,6 +50,7 @@ def load(
     slots: int | None = None,
     prefix_cache: bool = True,
     cache: str | None = None,
+    public_key: Folder = None,
 ) -> Model:
     """Load a bundle.
 
@@ -76,10 +79,12 @@ def load(
         cache: What keys and values are kept in, on the CPU: `"float32"`, the default, or `"int8"`, which must have been
             exported: a quarter of the memory, faster where many or long texts go on, slower where prompts are read, and
             nearly the same text.
+        public_key: A PEM file with an elliptic-curve public key; else `GPT2_ONNX_PUBLIC_KEY`. With one, a bundle is
+            refused unless the private half signed it (`python -m export … --sign KEY`). Needs the extra `signing`.
 
     Raises:
-        BundleError: The bundle is missing, damaged, newer than this release, not a bundle, or lacks the precision or
-            the int8 cache.
+        BundleError: The bundle is missing, damaged, newer than this release, not a bundle, lacks the precision or the
+            int8 cache, or is not signed by the key that is asked for.
         MemoryError: The card has no room for the model, or the machine none for so many slots.
         RuntimeError: CUDA was asked for and does not run here, or ONNX Runtime is too old for an int8 cache; the
             message names the cause and the fix.
@@ -98,16 +103,26 @@ def load(
     cache = check_cache(cache, precision or "fp32")
     placement, why = choose(device, asked, precision, draft, cache)
     draft = check_served(precision or "fp32", draft, cache, placement)
-    bundle = open_bundle(find_model(path), verify=verify)
-    precision = precision or default_precision(bundle, placement)
-    loading = Loading(
-        bundle, precision, placement, threads, draft, verify, slots, check_flag("prefix_cache", prefix_cache), cache
-    )
-    with weights_verified(bundle, loading.precisions if verify else ()):
-        model = Model(loading, loading.make())
-    check_untouched(bundle, names_read(bundle, loading.precisions))
+    check_flag("prefix_cache", prefix_cache)
+    key = find_public_key(public_key)
+    if key and not verify:
+        raise ValueError("verify must be True where a public key is given, as what is signed are hashes, got False")
+
+    def load_once() -> Model:
+        with Place(find_folder(find_model(path))).held() as place:
+            bundle = open_bundle(place, verify=verify)
+            if key:
+                check_signature(bundle, key)
+            served = precision or default_precision(bundle, placement)
+            loading = Loading(bundle, served, placement, threads, draft, verify, slots, prefix_cache, cache)
+            with weights_verified(bundle, loading.precisions if verify else ()):
+                model = Model(loading, loading.make())
+            check_untouched(bundle, names_read(bundle, loading.precisions))
+            return model
+
+    model = steadily(find_model(path), load_once)
     kept = " with an int8 cache" if cache == "int8" else ""
-    logger.info("%s runs in %s%s on %s%s", bundle.folder, precision, kept, placement, why)
+    logger.info("%s runs in %s%s on %s%s", model.bundle.folder, model.precision, kept, placement, why)
     return model
 
 
@@ -152,6 +167,7 @@ def complete(
     precision: str | None = None,
     device: str = "auto",
     cache: str | None = None,
+    public_key: Folder = None,
     batch_size: int = BATCH_SIZE,
     n: None = None,
     **options: Unpack[CompleteOptions],
@@ -164,6 +180,7 @@ def complete(
     precision: str | None = None,
     device: str = "auto",
     cache: str | None = None,
+    public_key: Folder = None,
     batch_size: int = BATCH_SIZE,
     n: None = None,
     **options: Unpack[CompleteOptions],
@@ -176,6 +193,7 @@ def complete(
     precision: str | None = None,
     device: str = "auto",
     cache: str | None = None,
+    public_key: Folder = None,
     batch_size: int = BATCH_SIZE,
     n: int,
     **options: Unpack[CompleteOptions],
@@ -188,6 +206,7 @@ def complete(
     precision: str | None = None,
     device: str = "auto",
     cache: str | None = None,
+    public_key: Folder = None,
     batch_size: int = BATCH_SIZE,
     n: int,
     **options: Unpack[CompleteOptions],
@@ -199,6 +218,7 @@ def complete(
     precision: str | None = None,
     device: str = "auto",
     cache: str | None = None,
+    public_key: Folder = None,
     batch_size: int = BATCH_SIZE,
     n: int | None = None,
     **options: Unpack[CompleteOptions],
@@ -211,6 +231,7 @@ def complete(
         precision: `"fp32"`, `"fp16"`, `"int8"` or `"int4"`, as in `load`.
         device: `"auto"`, `"cpu"`, `"cuda"` or `"cuda:1"`, as in `load`.
         cache: `"float32"` or `"int8"`, as in `load`.
+        public_key: The key that must have signed the bundle, as in `load`.
         batch_size: How many prompts of a list run at once, 1 to 1,024.
         n: How many completions of each prompt, as in `Model.complete`.
         options: See `CompleteOptions` and `GenerationOptions`.
@@ -229,7 +250,7 @@ def complete(
         32
     """
     check_several(n, options)  # before a model is loaded for nothing
-    kept = kept_model(find_model(model), precision, device, cache=cache)
+    kept = kept_model(find_model(model), precision, device, cache=cache, public_key=public_key)
     return kept.complete(prompt, batch_size=batch_size, n=n, **options)
 
 
@@ -244,19 +265,33 @@ if hasattr(os, "register_at_fork"):
 
 
 def kept_model(
-    path: Path, precision: str | None, device: str, gpu_mem_limit: int | None = None, *, cache: str | None = None
+    path: Path,
+    precision: str | None,
+    device: str,
+    gpu_mem_limit: int | None = None,
+    *,
+    cache: str | None = None,
+    public_key: Folder = None,
 ) -> Model:
     folder = os.path.realpath(os.path.expanduser(path))  # noqa: PTH111  (pathlib's raises where there is no such user)
     precision = check_precision(precision)
     cache = check_cache(cache, precision or "fp32")
-    key = folder, check_device(device), gpu_mem_limit, cache
+    public_key = find_public_key(public_key)
+    key = folder, check_device(device), gpu_mem_limit, cache, public_key
     with _lock:
         kept = _loaded.setdefault(key, {})
         forget_replaced(kept)
         if precision is None and "fp32" in kept and kept["fp32"].device == "cpu":
             precision = "fp32"  # the default on the CPU
         if precision not in kept:
-            model = load(path, precision=precision, device=device, gpu_mem_limit=gpu_mem_limit, cache=cache)
+            model = load(
+                path,
+                precision=precision,
+                device=device,
+                gpu_mem_limit=gpu_mem_limit,
+                cache=cache,
+                public_key=public_key,
+            )
             kept[precision] = kept[model.precision] = model
         return kept[precision]
 

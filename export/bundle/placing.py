@@ -1,7 +1,8 @@
 """Puts a finished bundle in place of the old one, and undoes that if it is interrupted.
 
-A stage holds the new bundle in `new`, the one it replaces in `old` and, if files are moved one at a time, their names
-in `moves.json`. Whenever a kill comes, `put_back` finds in them what to undo.
+A stage holds the new bundle in `new`. Most file systems exchange it with the old one in one step. Elsewhere the old one
+is moved into `old` and, if files are moved one at a time, their names are in `moves.json`. Whenever a kill comes,
+`put_back` finds in them what to undo.
 """
 
 import errno
@@ -11,32 +12,46 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from export.bundle.exchange import exchange
 from export.bundle.stage import is_stage
 from export.errors import ExportError
 from runtime.bundle.manifest import NAME, checked_path
+from runtime.bundle.set_aside import OLD
 
-NEW, OLD, MOVES = "new", "old", "moves.json"
+NEW, MOVES = "new", "moves.json"
 IMMOVABLE = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM}  # mounts, an image's layers, other users' folders
 OF_THE_FILE_SYSTEM = {"lost+found"}
 LAST = ("config.json", NAME)  # without the first a folder is not a checkpoint, without the second not a bundle
 
 
-def place(stage: Path, output: Path) -> None:
-    """Put the new bundle in place of `output`: by renaming folders if possible, else file by file."""
-    if output == stage.parent or not swap(stage, output):
-        move_in(stage, output)
+def place(stage: Path, output: Path, *, force: bool) -> None:
+    """Put the new bundle in place of `output`: in one step if possible, else by two renames, else file by file.
+
+    If it fails, all is as before. No other export may place anything there meanwhile.
+    """
+    try:
+        if output == stage.parent or not swap(stage, output, force=force):
+            move_in(stage, output)
+    except BaseException:
+        put_back(stage, output)
+        raise
 
 
-def swap(stage: Path, output: Path) -> bool:
-    """Rename the folders; False if `output` cannot be renamed."""
-    if output.exists():
-        try:
+def swap(stage: Path, output: Path, *, force: bool) -> bool:
+    """Exchange the folders, or rename both; without `force` rename one, which replaces an empty folder at most.
+
+    False if `output` cannot be renamed.
+    """
+    try:
+        if force and output.exists():
+            if exchange(stage / NEW, output):
+                return True
             output.rename(stage / OLD)
-        except OSError as error:
-            if error.errno not in IMMOVABLE:
-                raise
-            return False
-    (stage / NEW).rename(output)
+        (stage / NEW).rename(output)
+    except OSError as error:
+        if error.errno not in IMMOVABLE or (stage / OLD).exists():
+            raise
+        return False
     return True
 
 

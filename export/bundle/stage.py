@@ -1,19 +1,22 @@
 """Stages: hidden folders in which bundles are built, each locked while its process lives."""
 
+import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from runtime.bundle.set_aside import LOCK, PARTIAL
 
 try:
     import fcntl
 except ImportError:  # Windows, where a killed export's leftovers stay
     fcntl = None  # type: ignore[assignment]
 
-LOCK = "lock"
-PARTIAL = r"\.[0-9a-f]{8}\.partial"
+JUST_MADE = 60  # seconds in which an empty stage may be one that another export is about to lock
 SET_ASIDE = r"\.[0-9a-f]{8}\.old"  # the bundle being replaced, as set aside by releases without locks
 
 
@@ -30,7 +33,13 @@ def make_stage(home: Path, name: str) -> tuple[Path, BinaryIO]:
     while True:
         stage = home / f".{name}.{secrets.token_hex(4)}.partial"
         stage.mkdir()
-        file = (stage / LOCK).open("wb")
+        try:
+            file = (stage / LOCK).open("wb")
+        except FileNotFoundError:  # removed as a leftover
+            continue
+        except OSError:
+            stage.rmdir()
+            raise
         held = True
         with suppress(OSError):  # a file system without locks
             held = lock(file)
@@ -44,10 +53,25 @@ def taken_over(stage: Path) -> Iterator[bool]:
     """Lock a leftover for the block; yield False if a running export holds it. OSError if that cannot be known."""
     path, filled = stage / LOCK, any(stage.iterdir())
     if not path.exists():
-        yield filled  # filled: from a release without locks; empty: just being made
+        yield filled or time.time() - stage.stat().st_mtime > JUST_MADE  # filled: from a release without locks
         return
     with path.open("r+b") as file:
         yield lock(file)
+
+
+@contextmanager
+def alone_in(home: Path) -> Iterator[None]:
+    """Let no other export put anything in place in `home` until the block ends; they wait."""
+    folder = None
+    try:
+        with suppress(OSError):  # Windows does not open folders, and some file systems have no locks
+            folder = os.open(home, os.O_RDONLY)
+            if fcntl is not None:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        if folder is not None:
+            os.close(folder)
 
 
 def lock(file: BinaryIO) -> bool:

@@ -157,7 +157,6 @@ class Report:
                 "rounded": [asdict(standard) for standard in self.rounded_caches],
             },
             "refused": [asdict(refusal) for refusal in self.refused],
-            "proofs": [],
         }
 
     def lines(self) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from runtime.bundle.external_data import external_data_locations
 from runtime.bundle.manifest import NAME, FileRecord, Kind, Manifest, read_manifest, read_object
+from runtime.bundle.place import Place
+from runtime.bundle.set_aside import put_back, set_aside
 from runtime.errors import BundleError, command
 from runtime.files import Mark, check_name, find_mark
 
@@ -25,13 +27,18 @@ class Bundle:
     """A folder whose manifest was read and whose files are all there.
 
     Attributes:
-        folder: Its real path, so that a change of the current folder or of a link does not lead elsewhere.
+        place: Its real path, so that a change of the current folder or of a link does not lead elsewhere.
         marks: The marks of its files and of the manifest when the bundle was opened.
     """
 
-    folder: Path
+    place: Place
     manifest: Manifest
     marks: Mapping[str, Mark] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """How its files are reached: its real path, but for while it is loaded."""
+        return self.place.path
 
     def graph_path(self, kind: Kind, precision: str = "fp32") -> Path:
         """The file of a graph, after checking where it reads its weights from."""
@@ -82,17 +89,18 @@ class Bundle:
         return None
 
 
-def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
+def open_bundle(path: str | Path | Place, *, verify: bool = True) -> Bundle:
     """Read the manifest and check that every file is there with its size and, if `verify`, its SHA-256.
 
     Weights are the exception: they are most of the bytes, and nothing parses them. `weights_verified` hashes the ones
     needed while a session loads them.
     """
-    folder = find_folder(path)
-    marks = {NAME: find_mark(folder / NAME)}
+    place = path if isinstance(path, Place) else Place(find_folder(path))
+    folder = place.path
+    marks = {NAME: mark_there(folder / NAME)}
     manifest = read_manifest(folder)
     marks |= {name: check_size(folder / name, record) for name, record in manifest.files.items()}
-    bundle = Bundle(folder, manifest, marks)
+    bundle = Bundle(place, manifest, marks)
     if verify:
         check_hashes(bundle, parsed_files(bundle.manifest))
     return bundle
@@ -130,14 +138,20 @@ def find_folder(path: str | Path) -> Path:
     try:
         folder = Path(path).expanduser()
         real = Path(os.path.realpath(folder))
-        if (real / NAME).is_file():
+        if (real / NAME).is_file() or (not real.exists() and put_back(real)):
             return real
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such home, a NUL
         raise BundleError(f"no bundle at {path}: {error}") from None
+    if not real.exists() and (old := next(set_aside(real), None)):
+        raise BundleError(f"no bundle at {folder}; a killed export set it aside, put it back: {move(old, real)}")
     if (folder / "config.json").is_file():
         raise BundleError(f"{folder} is a checkpoint, not a bundle; make one: {export(folder)} --output DIR")
     what = f"{folder} is not a bundle (it has no {NAME})" if folder.exists() else f"no bundle at {folder}"
     raise BundleError(f"{what}; make one: {export('CHECKPOINT', '--output', folder)}")
+
+
+def move(source: Path, target: Path) -> str:
+    return command("mv", source, target)
 
 
 def export(*words: str | Path) -> str:

@@ -35,12 +35,33 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--precision", help="fp32, fp16, int8 or int4 (default: fp32; on CUDA fp16 if exported)")
     parser.add_argument("--cache", help="keys and values: float32, or int8 on the CPU if exported (default: float32)")
+    add_public_key(parser)
     add_device(parser)
+
+
+def add_public_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--public-key", metavar="PEM", help="refuse a bundle that this key did not sign; else GPT2_ONNX_PUBLIC_KEY"
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--gpu-mem-limit", type=int, metavar="BYTES", help="GPU memory limit of ONNX Runtime's arena")
+
+
+def kept(options: argparse.Namespace) -> Any:
+    """The model that the flags of `add_loading` ask for."""
+    from runtime.api import find_model, kept_model
+
+    return kept_model(
+        find_model(options.model),
+        options.precision,
+        options.device,
+        options.gpu_mem_limit,
+        cache=options.cache,
+        public_key=options.public_key,
+    )
 
 
 def text(argument: str) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runtime.cli.arguments import add_generation, add_loading, given_generation, one_line, open_input
+from runtime.cli.arguments import add_generation, add_loading, given_generation, kept, one_line, open_input
 from runtime.cli.progress import Bar, progress_bar
 from runtime.model import BATCH_SIZE
 
@@ -33,7 +33,6 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Complete all lines; return 1 if any was bad."""
-    from runtime.api import find_model, kept_model
     from runtime.checks import check_batch_size
     from runtime.cli.job_output import BatchOutput, check_paths
     from runtime.cli.jobs import Defaults, read_jobs, run_jobs, skip_made
@@ -44,9 +43,7 @@ def run(options: argparse.Namespace) -> int:
     check_settings(wanted)
     check_paths(options.file, options.output)
     with open_input(options.file) as lines:
-        model = kept_model(
-            find_model(options.model), options.precision, options.device, options.gpu_mem_limit, cache=options.cache
-        )
+        model = kept(options)
         total = count_lines(options.file)
         jobs = read_jobs(lines, model.prompting, Defaults(identity(model), wanted))
         with closing(BatchOutput(options.output)) as output:

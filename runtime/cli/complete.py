@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from runtime.cli.arguments import add_generation, add_loading, given_generation, read_utf8, text
+from runtime.cli.arguments import add_generation, add_loading, given_generation, kept, read_utf8, text
 
 
 def add_to(commands: Any) -> None:
@@ -21,7 +21,6 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the continuation only, or the whole completion as JSON."""
-    from runtime.api import find_model, kept_model
     from runtime.text.options import check_settings
 
     wanted = given_generation(options)
@@ -30,9 +29,7 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"{flag} are printed only as JSON; add --json")
     check_settings(wanted)
     prompt = read_prompt(options.prompt)
-    model = kept_model(
-        find_model(options.model), options.precision, options.device, options.gpu_mem_limit, cache=options.cache
-    )
+    model = kept(options)
     if options.json:
         print(json.dumps(model.complete(prompt, **wanted).as_dict()))
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.cli import inspect_report as inside
-from runtime.cli.arguments import add_loading, text
+from runtime.cli.arguments import add_loading, kept, text
 from runtime.cli.complete import read_prompt
 from runtime.cli.progress import progress_bar
 from runtime.errors import command
@@ -40,13 +40,10 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the files asked for, or print the lens after the last token."""
-    from runtime.api import find_model, kept_model
 
     check(options)
     looked_at = read_prompt(options.text)
-    model = kept_model(
-        find_model(options.model), options.precision, options.device, options.gpu_mem_limit, cache=options.cache
-    )
+    model = kept(options)
     check_sizes(options, model.bundle.manifest.architecture)
     look = Look(model, looked_at, options)
     if options.output:

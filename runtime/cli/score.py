@@ -5,7 +5,7 @@ import json
 import time
 from typing import Any
 
-from runtime.cli.arguments import add_loading, read_utf8
+from runtime.cli.arguments import add_loading, kept, read_utf8
 from runtime.cli.progress import progress_bar
 
 
@@ -26,12 +26,9 @@ def add_to(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the perplexity and the number of tokens scored."""
-    from runtime.api import find_model, kept_model
 
     text = read_utf8(options.file)
-    model = kept_model(
-        find_model(options.model), options.precision, options.device, options.gpu_mem_limit, cache=options.cache
-    )
+    model = kept(options)
     started = time.perf_counter()
     with progress_bar("scoring", "token", len(model.encode(text)) - 1) as bar:
         score = model.score(text, stride=options.stride, progress=bar.update)

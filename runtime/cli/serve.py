@@ -7,7 +7,7 @@ from typing import Any
 from runtime.cli.arguments import add_loading
 
 NEEDED = "serving needs the extra `serve`: pip install 'gpt2-onnx[serve]'"
-LOADING = ("precision", "device", "threads", "gpu_mem_limit", "slots", "cache")
+LOADING = ("precision", "device", "threads", "gpu_mem_limit", "slots", "cache", "public_key")
 
 
 def add_to(commands: Any) -> None:

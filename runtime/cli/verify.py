@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from runtime.cli.arguments import add_model
-from runtime.errors import command
+from runtime.cli.arguments import add_model, add_public_key
+from runtime.errors import BundleError, command
 
 
 def add_to(commands: Any) -> None:
@@ -19,9 +19,10 @@ def add_to(commands: Any) -> None:
         description="Check every file of a bundle, then replay the greedy tokens that PyTorch gave when it was made. "
         "On the CPU, also compare the graphs of int8 and int4, prefill included, and those with int8 keys and values "
         "with PyTorch's numbers. "
-        "On CUDA, add the proof to the manifest.",
+        "On CUDA, add the proof to proofs.json. With a public key, check who signed the bundle, too.",
     )
     add_model(parser)
+    add_public_key(parser)
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=run)
@@ -31,16 +32,21 @@ def run(options: argparse.Namespace) -> int:
     """Verify the bundle; return 1 if anything fails."""
     from runtime.api import find_model
     from runtime.bundle.bundle import check_hash, open_bundle
+    from runtime.bundle.signature import check_signature, find_public_key
     from runtime.diagnosis.choice import find_placement
     from runtime.ort.placement import Placement
 
     placement, _ = find_placement(options.device, Placement())
+    key = find_public_key(options.public_key)
     bundle = open_bundle(find_model(options.model), verify=False)
     started = time.perf_counter()
     for name, record in bundle.manifest.files.items():
         check_hash(bundle.folder / name, record)
         report(f"  {name:<28} {record.size:>15,} bytes  ok")
     report(f"  {len(bundle.manifest.files)} files in {time.perf_counter() - started:.1f} s")
+    if key:
+        check_signature(bundle, key)
+        report(f"  all of them signed by the key {key}")
     for graph in bundle.manifest.graphs:
         bundle.graph_path(graph.kind, graph.precision)
     device, wrong = device_name(placement), wrong_products(bundle, placement)
@@ -54,10 +60,11 @@ def run(options: argparse.Namespace) -> int:
         note(bundle, placement, proofs)
     if options.json:
         found = {"model": str(bundle.folder), "passed": passed, "files": len(bundle.manifest.files), "parity": parity}
-        found |= {"device": str(placement), "runs_on": device, "wrong_products": wrong}
+        found |= {"signed_by": key, "device": str(placement), "runs_on": device, "wrong_products": wrong}
         print(json.dumps({**found, "graphs": [asdict(proof) for proof in proofs]}))
     else:
-        print(verdict(bundle, device, [*wrong, *map(str, proofs)], parity=parity, passed=passed))
+        signed = [f"signed by {key}"] if key else []
+        print(verdict(bundle, device, [*signed, *wrong, *map(str, proofs)], parity=parity, passed=passed))
     return 0 if passed else 1
 
 
@@ -130,8 +137,9 @@ def device_name(placement: Any) -> str:
 
 
 def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
-    """Record in the manifest that the graphs were proved on this card."""
+    """Record beside the manifest that the graphs were proved on this card."""
     from runtime import __version__
+    from runtime.bundle.signature import PROOFS
     from runtime.diagnosis.machine import find_gpus, visible
     from runtime.ort.install import load_onnxruntime
     from runtime.proof.graphs import note_proof
@@ -142,8 +150,8 @@ def note(bundle: Any, placement: Any, proofs: Sequence[Any]) -> None:
     graphs = [asdict(proof) for proof in proofs]
     try:
         note_proof(bundle, {"card": card, "provider": placement.provider, "made_with": versions, "graphs": graphs})
-    except OSError as error:
-        report(f"  not noted in the manifest: {error.strerror or error}")
+    except (BundleError, OSError) as error:
+        report(f"  not noted in {PROOFS}: {getattr(error, 'strerror', None) or error}")
 
 
 def verdict(bundle: Any, device: str, found: Sequence[str], *, parity: bool, passed: bool) -> str:

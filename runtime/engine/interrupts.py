@@ -1,28 +1,34 @@
-"""Interrupts wait until a step is whole, as some of its texts belong to other callers."""
+"""Signals wait until what must not be left half done is whole: a step with other callers' texts, a bundle's place."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
 @contextmanager
-def interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT back, which only the main thread handles; the function given lets what came take effect."""
-    handler = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
-    if not callable(handler):
-        yield lambda: None
-        return
-    late: list[tuple[Any, ...]] = []
+def interrupts_held(numbers: Iterable[int] = (signal.SIGINT,)) -> Iterator[Callable[[], None]]:
+    """Hold signals back, which only the main thread handles; the function given lets those that came take effect."""
+    handlers = found_handlers(numbers) if threading.current_thread() is threading.main_thread() else {}
+    late: list[tuple[int, Any]] = []
 
     def let_through() -> None:
-        if late:
-            handler(*late.pop())
+        while late:
+            number, frame = late.pop(0)
+            handlers[number](number, frame)
 
-    signal.signal(signal.SIGINT, lambda *told: late.append(told))
+    for number in handlers:
+        signal.signal(number, lambda *told: late.append(told))
     try:
         yield let_through
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         let_through()
+
+
+def found_handlers(numbers: Iterable[int]) -> dict[int, Callable[[int, Any], object]]:
+    """The functions that handle signals; what is ignored, or ends the process, is left so."""
+    found = {number: signal.getsignal(number) for number in numbers}
+    return {number: handler for number, handler in found.items() if callable(handler)}

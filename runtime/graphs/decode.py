@@ -151,12 +151,13 @@ def open_decode_graph(
         own: Whether to protect the loaded weights from later writes into their files, where the system allows it.
     """
     placement = placement.as_on_device() if precision in ON_DEVICE else placement
+    prefill = prefill_path(bundle, precision, placement, cache)
     return DecodeGraph(
         decode_path(bundle, precision, placement, cache),
         bundle.manifest.architecture,
         placement=placement,
         threads=threads,
-        prefill_path=prefill_path(bundle, precision, placement, cache),
+        prefill_path=bundle.place.lasting(prefill) if prefill else None,
         around=partial(opened_whole, bundle, own=own and placement.device == "cpu"),
     )
 

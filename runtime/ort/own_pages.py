@@ -29,8 +29,8 @@ def own_pages(files: Iterable[Path]) -> Iterator[None]:
     Where the system cannot do that, nothing happens. No other thread may map these files meanwhile: it could unmap them
     at any time, and their addresses could be reused.
     """
-    wanted = {os.path.realpath(file) for file in files}
-    before = mapped(wanted)
+    wanted = list(files)
+    before = [addresses for addresses, _ in mappings()] if wanted else []
     yield
     for start, end in mapped(wanted):
         if not any(start < old_end and old_start < end for old_start, old_end in before):
@@ -38,15 +38,21 @@ def own_pages(files: Iterable[Path]) -> Iterator[None]:
                 replace(chunk, min(CHUNK, end - chunk))
 
 
-def mapped(files: set[str]) -> list[Range]:
+def mapped(files: Iterable[Path]) -> list[Range]:
     """The address ranges where files are mapped as private and writable."""
-    if not files or not sys.platform.startswith("linux"):
+    names = {os.path.realpath(file) for file in files}  # of now: a folder may have been renamed
+    return [addresses for addresses, file in mappings() if file in names] if names else []
+
+
+def mappings() -> list[tuple[Range, str]]:
+    """All private and writable mappings of files, whatever they are called: names change with their folders."""
+    if not sys.platform.startswith("linux"):
         return []
     try:
         lines = os.fsdecode(MAPS.read_bytes()).split("\n")
     except OSError:  # a container may hide it
         return []
-    return [addresses for addresses, file in map(parse, filter(None, lines)) if file in files]
+    return [(addresses, file) for addresses, file in map(parse, filter(None, lines)) if file]
 
 
 def parse(line: str) -> tuple[Range, str]:

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from runtime.arrays import Floats
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import NAME, Continuation, Likelihoods, read_object
+from runtime.bundle.manifest import Continuation, Likelihoods, read_object
+from runtime.bundle.signature import PROOFS
 from runtime.engine.scoring import target_logprobs
+from runtime.errors import BundleError
 from runtime.files import whole_file
 from runtime.graphs.decode import DecodeGraph, open_decode_graph
 from runtime.graphs.lens import LensGraph
@@ -149,12 +151,13 @@ def largest_error(logits: Floats, probe: Continuation, truth: Sequence[float]) -
 
 
 def note_proof(bundle: Bundle, proof: Mapping[str, Any]) -> None:
-    """Add a proof to the manifest; OSError if the bundle cannot be written."""
-    path = bundle.folder / NAME
-    content = read_object(path)
-    content["parity"] = {**content["parity"], "proofs": [*content["parity"].get("proofs", []), dict(proof)]}
+    """Add a proof to proofs.json, beside what is signed; OSError or BundleError if that cannot be done."""
+    path = bundle.folder / PROOFS
+    proofs = read_object(path).get("proofs") if path.exists() else []
+    if not isinstance(proofs, list):
+        raise BundleError(f"{path} is damaged: its proofs are not a list; remove it")
     with whole_file(path) as beside:
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps({"proofs": [*proofs, dict(proof)]}, indent=2) + "\n", encoding="utf-8")
 
 
 def greedy_tokens(graph: DecodeGraph, prompt_ids: Sequence[int], count: int) -> list[int]:

@@ -108,11 +108,11 @@ def test_what_was_there_is_the_same_file_as_before(copied):
 
 def test_proofs_of_other_machines_and_files_that_are_not_the_bundles_stay(copied):
     (copied / "notes.txt").write_text("mine")
-    change(copied, parity={**manifest_of(copied)["parity"], "proofs": [{"card": "a card"}]})
+    (copied / "proofs.json").write_text('{"proofs": [{"card": "a card"}]}')
     add_precisions(copied, "int4")
-    assert manifest_of(copied)["parity"]["proofs"] == [{"card": "a card"}]
+    assert (copied / "proofs.json").read_text() == '{"proofs": [{"card": "a card"}]}'
     assert (copied / "notes.txt").read_text() == "mine"
-    assert "notes.txt" not in manifest_of(copied)["files"]
+    assert not {"notes.txt", "proofs.json"} & manifest_of(copied)["files"].keys()
 
 
 def test_other_versions_are_recorded_for_the_new_precision_alone(copied):

@@ -140,7 +140,7 @@ def test_a_stopped_export_leaves_nothing(checkpoint, tmp_path, sign):
         process.kill()
     assert process.returncode in (130, 143)
     assert "Traceback" not in errors
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

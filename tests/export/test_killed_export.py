@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -19,22 +20,25 @@ fcntl = pytest.importorskip("fcntl", reason="no locks here, so that nothing tell
 
 OLD = {"manifest.json": "old", "config.json": "old", "onnx/decode.onnx": "old", "onnx/old.onnx_data": "old"}
 NEW = {"manifest.json": "new", "config.json": "new", "onnx/decode.onnx": "new", "more/new.onnx_data": "new"}
-# An export that is killed just before the rename of this number, in place or by swapping folders.
+# An export that is killed just before the rename, or exchange, of this number.
 EXPORT = """
 import json, os, signal, sys
 from pathlib import Path
-from export.bundle import output_folder, staging
-output, number, in_place, files = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), json.loads(sys.argv[4])
-if in_place:
+from export.bundle import output_folder, placing, staging
+output, number, way, files = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+if way == "file by file":
     output_folder.is_mounted = lambda folder: folder == output
-rename, done = os.rename, 0
-def counting(*paths):
-    global done
-    if done == number:
-        os.kill(os.getpid(), signal.SIGKILL)
-    done += 1
-    rename(*paths)
-os.rename = counting
+done = 0
+def counting(step):
+    def run(*paths):
+        global done
+        if done == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done += 1
+        return step(*paths)
+    return run
+os.rename = counting(os.rename)
+placing.exchange = counting(placing.exchange) if way == "exchanged" else lambda *paths: False
 with staging.staged(output, force=True) as work:
     for name, content in files.items():
         (work / name).parent.mkdir(exist_ok=True)
@@ -54,9 +58,9 @@ def content(folder):
     return {path.relative_to(folder).as_posix(): path.read_text() if path.is_file() else "" for path in found}
 
 
-def killed_before_rename(number, output, in_place):
+def killed_before_rename(number, output, way):
     """Whether it was killed; else it did fewer renames."""
-    command = [sys.executable, "-c", EXPORT, str(output), str(number), json.dumps(in_place), json.dumps(NEW)]
+    command = [sys.executable, "-c", EXPORT, str(output), str(number), way, json.dumps(NEW)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode != 0
@@ -72,8 +76,9 @@ def seen_by_the_runtime(output):
 
 
 @pytest.mark.parametrize("before", [None, {}, OLD], ids=["nothing", "an empty folder", "a bundle"])
-@pytest.mark.parametrize("in_place", [False, True], ids=["swapped", "file by file"])
-def test_a_kill_at_any_rename_leaves_a_whole_bundle_or_none(tmp_path, before, in_place):
+@pytest.mark.parametrize("way", ["exchanged", "renamed", "file by file"])
+def test_a_kill_at_any_rename_leaves_a_whole_bundle_or_none(tmp_path, before, way):
+    allowed = [OLD, NEW] if before == OLD and way != "file by file" else [None, OLD, NEW]
     for number in range(20):
         output = tmp_path / str(number) / "gpt2"
         output.parent.mkdir()
@@ -81,8 +86,8 @@ def test_a_kill_at_any_rename_leaves_a_whole_bundle_or_none(tmp_path, before, in
             output.mkdir()
             fill(output, before)
         was = content(output.parent)
-        killed = killed_before_rename(number, output, in_place)
-        assert seen_by_the_runtime(output) in (None, OLD, NEW)
+        killed = killed_before_rename(number, output, way)
+        assert seen_by_the_runtime(output) in allowed
         said = []
         prepare(output, force=True, say=said.append)
         if not killed:
@@ -99,9 +104,9 @@ def test_putting_back_may_be_killed_too(tmp_path, number):
     """After a kill in the midst of the moves, one more kill at each rename of what undoes them."""
     output = tmp_path / "gpt2"
     fill(output, OLD)
-    assert killed_before_rename(6, output, in_place=True)
+    assert killed_before_rename(6, output, "file by file")
     assert seen_by_the_runtime(output) is None
-    killed_before_rename(number, output, in_place=True)
+    killed_before_rename(number, output, "file by file")
     assert seen_by_the_runtime(output) in (None, OLD, NEW)
     prepare(output, force=True, say=str)
     assert content(tmp_path) in ({f"gpt2/{name}": text for name, text in files.items()} for files in (OLD, NEW))
@@ -111,7 +116,7 @@ def test_what_the_runtime_says_of_a_half_moved_bundle_puts_it_right(tmp_path):
     """It is no checkpoint, though all but two of a bundle's files may be there."""
     output = tmp_path / "gpt2"
     fill(output, OLD)
-    assert killed_before_rename(6, output, in_place=True)
+    assert killed_before_rename(6, output, "file by file")
     assert list(output.rglob("decode.onnx"))
     with pytest.raises(BundleError, match=re.escape(f"make one: python -m export CHECKPOINT --output {output}")):
         find_folder(output)
@@ -123,10 +128,43 @@ def test_what_the_runtime_says_of_a_half_moved_bundle_puts_it_right(tmp_path):
 def test_what_somebody_put_there_after_the_kill_is_kept(tmp_path):
     output = tmp_path / "gpt2"
     fill(output, OLD)
-    assert killed_before_rename(6, output, in_place=True)
+    assert killed_before_rename(6, output, "file by file")
     (output / "thesis.txt").write_text("ten years")
     prepare(output, force=True, say=str)
     assert content(output) == {**OLD, "thesis.txt": "ten years"}
+
+
+def test_a_bundle_that_cannot_be_put_back_is_named_with_the_command_that_does(tmp_path, monkeypatch):
+    """On a file system without locks nothing tells whether the export lives."""
+
+    def no_locks(*_):
+        raise OSError(95, "Operation not supported")
+
+    output = tmp_path / "gpt2"
+    fill(output, OLD)
+    assert killed_before_rename(1, output, "renamed")
+    assert not output.exists()
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (stage,) = tmp_path.iterdir()
+    with pytest.raises(BundleError, match=re.escape(f"no bundle at {output}; ")) as refused:
+        find_folder(output)
+    assert str(refused.value).endswith(f"put it back: mv {stage / 'old'} {output}")
+    subprocess.run(str(refused.value).rpartition(": ")[2], shell=True, check=True)
+    assert content(output) == OLD
+
+
+def test_the_runtime_waits_for_an_export_that_is_just_replacing_a_bundle(tmp_path):
+    """Where folders cannot be exchanged, there is no bundle for a moment."""
+    output, stage = tmp_path / "gpt2", tmp_path / ".gpt2.0a1b2c3d.partial"
+    fill(stage / "old", OLD)
+    fill(stage / "new", NEW)
+    with (stage / "lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        placing = Timer(0.3, lambda: ((stage / "new").rename(output), held.close()))
+        placing.start()
+        assert find_folder(output) == output
+        placing.join()
+    assert content(output) == NEW
 
 
 def size(path):
@@ -182,6 +220,16 @@ def test_others_folders_are_left_alone(tmp_path):
     (tmp_path / ".gpt2.0a1b2c3d.partial").mkdir()  # another export is just making it
     prepare(tmp_path / "gpt2", force=True, say=pytest.fail)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, ".gpt2.0a1b2c3d.partial"])
+
+
+def test_a_stage_that_was_made_and_never_locked_is_removed_after_a_while(tmp_path):
+    """A kill came between the two."""
+    stage, said = tmp_path / ".gpt2.0a1b2c3d.partial", []
+    stage.mkdir()
+    os.utime(stage, (time.time() - 61, time.time() - 61))
+    prepare(tmp_path / "gpt2", force=True, say=said.append)
+    assert said == [f"removed {stage.name}, 0.0 MB, left by a killed export"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_release_without_locks_left(tmp_path):

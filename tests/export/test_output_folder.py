@@ -195,9 +195,11 @@ def test_other_errors_of_a_rename_are_not_hidden(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     (tmp_path / "gpt2").mkdir()
-    monkeypatch.setattr(os, "rename", fail)
-    with pytest.raises(OSError, match="No space left"):
-        swap(tmp_path / "stage", tmp_path / "gpt2")
+    for name in ("exchange", "os.rename"):
+        monkeypatch.setattr(f"export.bundle.placing.{name}", fail)
+        with pytest.raises(OSError, match="No space left"):
+            swap(tmp_path / "stage", tmp_path / "gpt2", force=True)
+        monkeypatch.setattr("export.bundle.placing.exchange", lambda *_: False)
 
 
 def test_an_output_below_a_file_is_refused(tmp_path):

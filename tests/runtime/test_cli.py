@@ -276,6 +276,7 @@ def test_verify_as_json_can_be_parsed(cli, bundle_copy, manifest):
         "passed": True,
         "files": len(manifest["files"]),
         "parity": True,
+        "signed_by": None,
         "device": "cpu",
         "runs_on": found["runs_on"],
         "wrong_products": [],

@@ -215,33 +215,28 @@ def test_a_noted_log_probability_that_is_no_number_does_not_pass(changed, text):
         assert not prove(changed(spoil), "fp16", CPU).passed
 
 
-# the note in the manifest
+# the note beside the manifest
 
 
 PROOF = {"card": "NVIDIA H200", "provider": "CUDAExecutionProvider", "made_with": {"gpt2-onnx": "1"}, "graphs": []}
 
 
-def test_a_note_is_added_and_everything_else_stays(bundle, bundle_copy):
-    with bundle_copy.changed_manifest() as manifest:
-        manifest["from_the_future"] = {"a": [1, 2]}
-        manifest["parity"]["from_the_future"] = "é"
-    before, source, files = content(bundle_copy.folder), content(bundle), sorted(bundle_copy.folder.rglob("*"))
-    opened = open_bundle(bundle_copy.folder, verify=False)
+def noted(folder):
+    path = folder / "proofs.json"
+    return json.loads(path.read_text(encoding="utf-8"))["proofs"] if path.exists() else []
+
+
+def test_a_note_is_added_and_everything_else_stays(bundle_copy):
+    def files():
+        found = [path for path in bundle_copy.folder.rglob("*") if path.is_file() and path.name != "proofs.json"]
+        return {path: path.read_bytes() for path in found}
+
+    before, opened = files(), open_bundle(bundle_copy.folder, verify=False)
     for count in (1, 2):
         note_proof(opened, {**PROOF, "number": count})
-        after = content(bundle_copy.folder)
-        assert after["parity"].pop("proofs")[-count:] == [{**PROOF, "number": n + 1} for n in range(count)]
-        kept = {name: value for name, value in before["parity"].items() if name != "proofs"}
-        assert after == before | {"parity": kept}
-    assert sorted(bundle_copy.folder.rglob("*")) == files
-    assert content(bundle) == source
+        assert noted(bundle_copy.folder) == [{**PROOF, "number": n + 1} for n in range(count)]
+    assert files() == before
     open_bundle(bundle_copy.folder)
-
-
-def test_a_bundle_made_before_proofs_were_noted_gets_its_first(changed):
-    bundle = changed(lambda parity: parity.pop("proofs"))
-    note_proof(bundle, PROOF)
-    assert content(bundle.folder)["parity"]["proofs"] == [PROOF]
 
 
 def test_the_reference_graph_is_proved_by_what_it_says_behind_each_token(bundle_copy, manifest):
@@ -325,12 +320,11 @@ def on_a_card(monkeypatch):
 
 
 def test_verify_notes_card_versions_and_graphs_where_it_ran_on_a_card(cli_here, bundle_copy, on_a_card):
-    graphs, before = on_a_card(), content(bundle_copy.folder)["parity"].get("proofs", [])
+    graphs = on_a_card()
     done = cli_here("verify", "--model", str(bundle_copy.folder), "--device", "cuda:1")
     assert done.returncode == 0
     assert f"{bundle_copy.folder} is verified on cuda:1: " in done.stdout
-    assert content(bundle_copy.folder)["parity"]["proofs"] == [
-        *before,
+    assert noted(bundle_copy.folder) == [
         {
             "card": "NVIDIA H200",
             "provider": "CUDAExecutionProvider",
@@ -345,9 +339,8 @@ def test_verify_notes_card_versions_and_graphs_where_it_ran_on_a_card(cli_here, 
 )
 def test_verify_notes_nothing_where_it_failed_or_ran_on_the_cpu(cli_here, bundle_copy, on_a_card, behaviour, code):
     on_a_card(**behaviour)
-    before = (bundle_copy.folder / "manifest.json").read_bytes()
     assert cli_here("verify", "--model", str(bundle_copy.folder)).returncode == code
-    assert (bundle_copy.folder / "manifest.json").read_bytes() == before
+    assert not (bundle_copy.folder / "proofs.json").exists()
 
 
 def read_only(*_, **__):
@@ -360,21 +353,20 @@ def full(*_, **__):
 
 @pytest.mark.parametrize("method", ["write_text", "replace"])
 @pytest.mark.parametrize(("failure", "reason"), [(read_only, "Permission denied"), (full, "no room")])
-def test_a_manifest_that_cannot_be_written_is_one_line_and_no_failure(
+def test_a_note_that_cannot_be_written_is_one_line_and_no_failure(
     cli_here, bundle_copy, on_a_card, monkeypatch, method, failure, reason
 ):
     on_a_card()
-    before = (bundle_copy.folder / "manifest.json").read_bytes()
     monkeypatch.setattr(Path, method, failure)
     done = cli_here("verify", "--model", str(bundle_copy.folder), "--device", "cuda:1")
     assert done.returncode == 0
     assert f"{bundle_copy.folder} is verified on cuda:1: " in done.stdout
-    assert done.stderr.splitlines()[-1] == f"  not noted in the manifest: {reason}"
-    assert (bundle_copy.folder / "manifest.json").read_bytes() == before
+    assert done.stderr.splitlines()[-1] == f"  not noted in proofs.json: {reason}"
+    assert not (bundle_copy.folder / "proofs.json").exists()
 
 
 def test_a_card_that_nvidia_smi_does_not_know_is_named_by_its_number(bundle_copy, on_a_card):
     on_a_card()
     bundle = open_bundle(bundle_copy.folder, verify=False)
     runtime.cli.verify.note(bundle, Placement("cuda", 7, on_device=True), [Proof("fp32", 9, 9, None, None)])
-    assert content(bundle_copy.folder)["parity"]["proofs"][-1]["card"] == "cuda:7"
+    assert noted(bundle_copy.folder)[-1]["card"] == "cuda:7"
