@@ -57,7 +57,7 @@ from export.quantization.quantize import calibrate, quantize_checkpoint
 from export.quantization.recipe import DAMPING, RECIPES, Recipe
 from export.weights import write_quantized
 from runtime.arrays import log_softmax
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 from runtime.graphs.decode import DecodeGraph
 from runtime.text.tokenizer import Tokenizer
 

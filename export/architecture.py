@@ -7,7 +7,7 @@ from typing import Any
 from transformers import GPT2Config
 
 from export.errors import ExportError, first_line
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 
 # The node that computes each activation function that GPT-2 checkpoints name. gelu_fast, gelu_accurate and
 # gelu_pytorch_tanh are other ways to write gelu_new's tanh approximation.

@@ -20,7 +20,7 @@ from export.graphs.device import Float32Graph, HalfGraph
 from export.graphs.linear import FloatLinear
 from export.graphs.nodes import write_graph
 from export.weights import write_weights
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 from runtime.diagnosis.choice import find_placement
 from runtime.graphs.decode import DecodeGraph
 from runtime.ort.placement import Placement

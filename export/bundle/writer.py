@@ -29,8 +29,9 @@ from export.graphs.tracing.choice import find_tracer
 from export.quantization.codes import QuantizedWeights, Scales
 from export.quantization.recipe import Recipe
 from export.weights import StoredTensor, write_quantized, write_weights
+from runtime.bundle.architecture import Architecture
 from runtime.bundle.bundle import file_sha256
-from runtime.bundle.manifest import NAME, Architecture, FileRecord, Graph, Kind, Manifest, Source
+from runtime.bundle.manifest import NAME, FileRecord, Graph, Kind, Manifest, Source
 from runtime.graphs.kinds import runs
 from runtime.graphs.work import MANY
 from runtime.ort.install import load_onnxruntime

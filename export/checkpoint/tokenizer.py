@@ -14,6 +14,7 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 from export.checkpoint.staging import StagingFolder
 from export.errors import ExportError, first_line
 from export.majors import REBUILDS
+from runtime.bundle.tokenizer_parts import check_tokenizer
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
@@ -120,6 +121,7 @@ def load_tokenizer(
     name: str, folder: Path, kind: type[PreTrainedTokenizerFast], config: GPT2Config
 ) -> tuple[PreTrainedTokenizerBase, list[str]]:
     """The tokenizer, and notes; ExportError if it cannot be read, or has ids without a row in `wte`."""
+    check_staged(name, folder)
     try:
         tokenizer = kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
@@ -131,9 +133,40 @@ def load_tokenizer(
         )
     if not tokenizer.get_vocab():
         raise ExportError(f"{name}: its tokenizer has no tokens")
+    notes = [without_dropout(tokenizer.backend_tokenizer)]
+    check_parts(name, json.loads(tokenizer.backend_tokenizer.to_str()))
     after = ", ".join(end_with_the_text(name, tokenizer.backend_tokenizer))
     told = f"left out of its tokenizer: {after} after a text (a completion would begin after it)"
-    return cast(PreTrainedTokenizerBase, tokenizer), [told] if after else []
+    return cast(PreTrainedTokenizerBase, tokenizer), [*filter(None, notes), *([told] if after else [])]
+
+
+def check_staged(name: str, folder: Path) -> None:
+    """Check each tokenizer.json before the library reads it: some parts of one would abort the process."""
+    for path in folder.glob("tokenizer*.json"):
+        if path.name == TOKENIZER or VERSIONED.fullmatch(path.name):
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise ExportError(f"{name}: its tokenizer cannot be loaded: {first_line(error)}") from None
+            check_parts(name, content)
+
+
+def check_parts(name: str, content: Any) -> None:
+    """Raise ExportError for a part that the runtime would not read; dropout is left out later."""
+    try:
+        model = content["model"]
+        check_tokenizer({**content, "model": {**model, "dropout": None}})
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ExportError(f"{name}: its tokenizer cannot be loaded: {first_line(error)}") from None
+
+
+def without_dropout(tokenizer: Tokenizer) -> str | None:
+    """Stop `tokenizer`, in place, from leaving out merges at random; return what is said of it."""
+    dropout = getattr(tokenizer.model, "dropout", None)
+    if not dropout:
+        return None
+    tokenizer.model.dropout = None
+    return f"left out of its tokenizer: BPE's dropout of {dropout:g} (the ids of a text would be random)"
 
 
 def end_with_the_text(name: str, tokenizer: Tokenizer) -> list[str]:

@@ -9,16 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from runtime.bundle.architecture import Architecture
 from runtime.bundle.external_data import external_data_locations
-from runtime.bundle.manifest import NAME, FileRecord, Kind, Manifest, read_manifest, read_object
+from runtime.bundle.graph_check import check_graph
+from runtime.bundle.json_files import read_object, shown
+from runtime.bundle.manifest import NAME, WEIGHTS_SUFFIX, FileRecord, Kind, Manifest, are_ids, read_manifest
 from runtime.bundle.place import Place
 from runtime.bundle.set_aside import put_back, set_aside
 from runtime.errors import BundleError, command
 from runtime.files import Mark, check_name, find_mark
 
-WEIGHTS_SUFFIX = ".onnx_data"
+KINDS = get_args(Kind)
 GENERATING = {"decode", "prefill", "ragged", "ragged_prefill", "int8_cache"}  # the kinds of graphs that generate
 
 
@@ -40,11 +43,23 @@ class Bundle:
         """How its files are reached: its real path, but for while it is loaded."""
         return self.place.path
 
+    def path(self, name: str) -> Path:
+        """A file of the bundle; BundleError unless the manifest lists it."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.folder / NAME} does not list {name}, so nobody vouches for it; export it again")
+        return self.folder / name
+
     def graph_path(self, kind: Kind, precision: str = "fp32") -> Path:
-        """The file of a graph, after checking where it reads its weights from."""
+        """The file of a graph, after checking what it runs, and where it reads its weights from."""
         graph = self.manifest.graph(kind, precision)
         external_files(self.folder, graph.path, self.manifest)
-        return self.folder / graph.path
+        path = self.folder / graph.path
+        if kind in KINDS:  # those of a newer bundle are nothing that runs here
+            mark = mark_there(path)
+            places = {location: name_of(graph.path, location) for location in locations_in(path, mark)}
+            sizes = frozenset((location, self.manifest.files[name].size) for location, name in places.items())
+            check_once(path, mark, self.manifest.architecture, sizes)
+        return path
 
     def weights_of(self, precision: str) -> set[str]:
         """The weights files of the graphs that generate in a precision."""
@@ -70,20 +85,19 @@ class Bundle:
     def bos_token_id(self) -> int | None:
         """The id that an empty prompt starts from."""
         value = self._generation_setting("bos_token_id")
-        known = isinstance(value, int) and 0 <= value < self.manifest.architecture.vocab_size
-        return value if known else None
+        return value if are_ids([value], self.manifest.architecture.vocab_size) else None
 
     def eos_token_ids(self) -> frozenset[int]:
         """The ids that end a text; empty if none does."""
         value = self._generation_setting("eos_token_id")
         values = value if isinstance(value, list) else [value]
-        return frozenset(token for token in values if isinstance(token, int))
+        return frozenset(token for token in values if are_ids([token], self.manifest.architecture.vocab_size))
 
     def _generation_setting(self, name: str) -> Any:
         """From generation_config.json, else config.json."""
         for file in ("generation_config.json", "config.json"):
             if file in self.manifest.files:
-                value = read_object(self.folder / file).get(name)
+                value = read_object(self.path(file)).get(name)
                 if value is not None:
                     return value
         return None
@@ -97,9 +111,10 @@ def open_bundle(path: str | Path | Place, *, verify: bool = True) -> Bundle:
     """
     place = path if isinstance(path, Place) else Place(find_folder(path))
     folder = place.path
+    check_inside(folder, NAME)
     marks = {NAME: mark_there(folder / NAME)}
     manifest = read_manifest(folder)
-    marks |= {name: check_size(folder / name, record) for name, record in manifest.files.items()}
+    marks |= {name: check_file(folder, name, record) for name, record in manifest.files.items()}
     bundle = Bundle(place, manifest, marks)
     if verify:
         check_hashes(bundle, parsed_files(bundle.manifest))
@@ -158,11 +173,29 @@ def export(*words: str | Path) -> str:
     return command("python", "-m", "export", *words)
 
 
-def check_size(path: Path, record: FileRecord) -> Mark:
+def check_file(folder: Path, name: str, record: FileRecord) -> Mark:
+    """The mark of a file, which lies in the bundle and has its size."""
+    path = folder / name
     mark = mark_there(path)
+    check_inside(folder, name)
     if mark.size != record.size:
         raise BundleError(f"{path} has {mark.size:,} bytes, not {record.size:,}; export or copy the bundle again")
     return mark
+
+
+def check_inside(folder: Path, name: str) -> None:
+    """Raise BundleError unless a file is a regular one, and no link on the way to it leads out of the bundle."""
+    path, real = folder / name, Path(os.path.realpath(folder / name))
+    if not any(real.is_relative_to(home) for home in homes_of(Path(os.path.realpath(folder)))):
+        whole = command("cp", "-rL", folder, "DIR")
+        raise BundleError(f"{path} is a link that leads out of the bundle; copy what it leads to: {whole}")
+    if not path.is_file():
+        raise BundleError(f"{path} is not a regular file; export or copy the bundle again")
+
+
+def homes_of(folder: Path) -> list[Path]:
+    """Where a bundle's files may lie: in its folder; those of a snapshot in the Hub's cache are links to blobs beside."""
+    return [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
 
 
 def mark_there(path: Path) -> Mark:
@@ -192,11 +225,23 @@ def file_sha256(path: Path) -> str:
 def external_files(folder: Path, graph: str, manifest: Manifest) -> set[str]:
     """The weights files of a graph; BundleError if one is not in the bundle."""
     locations = locations_in(folder / graph, mark_there(folder / graph))
-    files = {posixpath.normpath(posixpath.join(posixpath.dirname(graph), location)): location for location in locations}
+    files = {name_of(graph, location): location for location in locations}
     for name, location in files.items():
         if name not in manifest.files:
-            raise BundleError(f"{folder / graph} reads weights from {location!r}, which is not a file of this bundle")
+            what = f"reads weights from {shown(location)}"
+            raise BundleError(f"{folder / graph} {what}, which is not a file of this bundle")
     return set(files)
+
+
+def name_of(graph: str, location: str) -> str:
+    """The name in the bundle of a file that a graph names from its own folder."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(graph), location))
+
+
+@lru_cache(maxsize=16)
+def check_once(path: Path, _mark: Mark, architecture: Architecture, sizes: frozenset[tuple[str, int]]) -> None:
+    """Check a graph, but not again while its file is unchanged."""
+    check_graph(path, architecture, dict(sizes))
 
 
 @lru_cache(maxsize=16)

@@ -2,15 +2,27 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
+from runtime.bundle.architecture import Architecture, check_sizes
+from runtime.bundle.json_files import Bounds, read_object, shown
 from runtime.errors import BundleError
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
+WEIGHTS_SUFFIX = ".onnx_data"
+BOUNDS = Bounds(2**24, 2**18)  # that of 48 layers in every precision has 2 MB and 50,000 values
+MOST_FILES, MOST_GRAPHS = 256, 64
+MOST_PROBES, MOST_PROBED = 32, 8192  # probes, and ids in all of them: verifying takes a run for nearly every id
+LONGEST_NAME = 200
+MOST_PARSED = 2**27  # bytes of all files but weights, which are hashed before they are parsed
+FILE_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+WORD = re.compile(r"\w{1,32}", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}")
 PARTS = {"source": dict, "architecture": dict, "graphs": list, "files": dict, "made_with": dict, "parity": dict}
 Kind = Literal["reference", "decode", "prefill", "ragged", "ragged_prefill", "int8_cache", "decode_cuda", "lens"]
 T = TypeVar("T")
@@ -23,29 +35,6 @@ class Source:
     id: str
     revision: str
     weights_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """GPT-2's own numbers, under the names of its config.json; `parameters` counts a tied `wte` once."""
-
-    n_layer: int
-    n_head: int
-    n_embd: int
-    n_inner: int
-    n_positions: int
-    vocab_size: int
-    activation_function: str
-    tie_word_embeddings: bool
-    parameters: int
-
-    @property
-    def head_size(self) -> int:
-        return self.n_embd // self.n_head
-
-    def cache_names(self, prefix: str) -> list[str]:
-        """`prefix.0.key`, `prefix.0.value` and so on, layer by layer."""
-        return [f"{prefix}.{layer}.{part}" for layer in range(self.n_layer) for part in ("key", "value")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +109,11 @@ class Manifest:
         """PyTorch's greedy tokens, which any machine can replay."""
         try:
             probes = [build(Continuation, probe) for probe in self.parity["greedy"]["probes"]]
-            ids = {token for probe in probes for token in (*probe.prompt_ids, *probe.token_ids)}
+            ids = [token for probe in probes for token in (*probe.prompt_ids, *probe.token_ids)]
             longest = max(len(probe.prompt_ids) + len(probe.token_ids) for probe in probes)
-            if not ids.issubset(range(self.architecture.vocab_size)) or not all(probe.prompt_ids for probe in probes):
+            if len(probes) > MOST_PROBES or len(ids) > MOST_PROBED:
+                raise ValueError(f"{len(probes):,} of {len(ids):,} ids, more than {MOST_PROBES} of {MOST_PROBED:,}")
+            if not are_ids(ids, self.architecture.vocab_size) or not all(map(is_whole, probes)):
                 raise ValueError("ids out of range")
             if longest > self.architecture.n_positions:
                 raise ValueError(f"{longest} tokens in a context of {self.architecture.n_positions}")
@@ -157,13 +148,13 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the bundle in `folder`; BundleError says what is wrong with it."""
     path = folder / NAME
-    content = read_object(path)
+    content = read_object(path, BOUNDS)
     version = content.get("schema_version")
     if type(version) is not int or version < 1:
-        raise BundleError(f"{path} has no valid schema_version (got {version!r}); export the bundle again")
+        raise BundleError(f"{path} has no valid schema_version (got {shown(version)}); export the bundle again")
     if version > SCHEMA_VERSION:
         raise BundleError(
-            f"{path} has schema_version {version}, this gpt2-onnx reads 1 to {SCHEMA_VERSION}; "
+            f"{path} has schema_version {shown(version)}, this gpt2-onnx reads 1 to {SCHEMA_VERSION}; "
             "upgrade it: pip install --upgrade gpt2-onnx"
         )
     try:
@@ -172,32 +163,25 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path} is damaged ({error}); export the bundle again") from None
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise BundleError(f"{path} is damaged: its top is not a JSON object")
-    return content
-
-
 def parse(content: dict[str, Any]) -> Manifest:
     for name, kind in PARTS.items():
         if not isinstance(content.get(name), kind):
             raise TypeError(f"its {name} is not a {kind.__name__}")
-    files = {checked_path(path): build(FileRecord, record) for path, record in content["files"].items()}
-    graphs = tuple(build(Graph, graph) for graph in content["graphs"])
-    for graph in graphs:
-        if graph.path not in files:
-            raise ValueError(f"graph {graph.path!r} is not among its files")
+    for name, most in (("files", MOST_FILES), ("graphs", MOST_GRAPHS)):
+        if len(content[name]) > most:
+            raise ValueError(f"it names {len(content[name]):,} {name}, more than {most}")
+    files = {checked_path(path): checked_record(build(FileRecord, record)) for path, record in content["files"].items()}
+    graphs = tuple(checked_graph(build(Graph, graph), files) for graph in content["graphs"])
+    weights = [record.size for name, record in files.items() if name.endswith(WEIGHTS_SUFFIX)]
+    others = sum(record.size for record in files.values()) - sum(weights)
+    if others > MOST_PARSED:
+        raise ValueError(f"its files but for weights have {others:,} bytes, more than {MOST_PARSED:,}")
     return Manifest(
         source=build(Source, content["source"]),
-        architecture=positive(build(Architecture, content["architecture"])),
+        architecture=check_sizes(build(Architecture, content["architecture"]), weights),
         graphs=graphs,
         files=files,
-        made_with=content["made_with"],
+        made_with=texts(content["made_with"]),
         parity=content["parity"],
         adapter=None if content.get("adapter") is None else build(Source, content["adapter"]),
     )
@@ -211,8 +195,16 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
         expected = get_origin(hints[name]) or hints[name]
         expected = str if expected is Literal else expected  # a newer bundle may have kinds of graphs unknown here
         if not isinstance(values[name], expected) or (expected is int and isinstance(values[name], bool)):
-            raise TypeError(f"{kind.__name__}.{name} is {values[name]!r}, not {expected.__name__}")
+            raise TypeError(f"{kind.__name__}.{name} is {shown(values[name])}, not {expected.__name__}")
     return kind(**{name: values[name] for name in names})
+
+
+def are_ids(values: Collection[object], vocab_size: int) -> bool:
+    return all(type(value) is int and 0 <= value < vocab_size for value in values)
+
+
+def is_whole(probe: Continuation) -> bool:
+    return bool(probe.prompt_ids and probe.token_ids)
 
 
 def finite(likelihoods: Likelihoods) -> Likelihoods:
@@ -224,21 +216,41 @@ def finite(likelihoods: Likelihoods) -> Likelihoods:
     numbers = [*likelihoods.pytorch_errors.values(), *(number for row in likelihoods.logprobs for number in row)]
     for number in numbers:
         if not isinstance(number, float) or not math.isfinite(number):
-            raise ValueError(f"{number!r} is not a finite number")
+            raise ValueError(f"{shown(number)} is not a finite number")
     return likelihoods
 
 
-def positive(architecture: Architecture) -> Architecture:
-    """`architecture`, if all its sizes are 1 or more."""
-    for name, value in asdict(architecture).items():
-        if type(value) is int and value < 1:
-            raise ValueError(f"Architecture.{name} is {value}")
-    return architecture
+def checked_record(record: FileRecord) -> FileRecord:
+    """`record`, if a file can have it."""
+    if record.size < 0 or not SHA256.fullmatch(record.sha256):
+        raise ValueError(f"{shown(record.size)} bytes of SHA-256 {shown(record.sha256)} are no file's")
+    return record
+
+
+def checked_graph(graph: Graph, files: Collection[str]) -> Graph:
+    """`graph`, if it is one of the files."""
+    if graph.path not in files:
+        raise ValueError(f"graph {shown(graph.path)} is not among its files")
+    if not (WORD.fullmatch(graph.kind) and WORD.fullmatch(graph.precision)):
+        raise ValueError(f"{graph.path} cannot be a graph of kind {shown(graph.kind)} in {shown(graph.precision)}")
+    return graph
+
+
+def texts(values: Mapping[str, Any]) -> Mapping[str, str]:
+    """`values`, if all are texts."""
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{shown(name)} is {shown(value)}, not str")
+    return values
 
 
 def checked_path(path: str) -> str:
-    """`path`, if it is relative and stays within the bundle."""
+    """`path`, if it is relative, stays within the bundle, and reads the same on every system and to every eye."""
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or "\\" in path or ":" in path or ".." in parts:
-        raise ValueError(f"file {path!r} lies outside the bundle")
+        raise ValueError(f"file {shown(path)} lies outside the bundle")
+    if not FILE_NAME.fullmatch(path) or len(path) > LONGEST_NAME:
+        raise ValueError(
+            f"file {shown(path)} is no name of a bundle's file, of at most {LONGEST_NAME} letters, digits, _, . and -"
+        )
     return path

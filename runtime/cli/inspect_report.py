@@ -8,7 +8,7 @@ from unicodedata import combining, east_asian_width
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 from runtime.inside.lens import Lens
 from runtime.text.tokenizer import NextToken, escaped
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 
 GIVE_BACK = getattr(mmap, "MADV_DONTNEED", None)
 

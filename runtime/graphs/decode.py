@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from runtime.bundle.architecture import Architecture
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import Architecture
 from runtime.bundle.same_files import same_files
 from runtime.checks import MAX_SLOTS
 from runtime.errors import BundleError

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.arrays import Floats
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 from runtime.ort.placement import CPU, Placement
 from runtime.ort.sessions import check_sizes, make_session
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.arrays import Floats, softmax
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 from runtime.checks import check_count
 from runtime.graphs.reference import ReferenceGraph
 from runtime.text.tokenizer import NextToken, Pieces

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from runtime.arrays import Floats
+from runtime.bundle.architecture import Architecture
 from runtime.bundle.bundle import Bundle, check_hashes
-from runtime.bundle.manifest import Architecture, Kind
+from runtime.bundle.manifest import Kind
 from runtime.bundle.same_files import same_files
 from runtime.checks import check_prompts, check_text
 from runtime.graphs.lens import LensGraph
@@ -79,6 +80,7 @@ class Inspector:
             if kind not in self._sessions:
                 path = self._bundle.folder / self._bundle.manifest.graph(kind).path
                 with same_files(self._bundle, path) as weights:
+                    self._bundle.graph_path(kind)
                     self._check(weights)
                     self._sessions[kind] = make(path, self._sizes, placement=self._placement, threads=self._threads)
             found: T = self._sessions[kind]

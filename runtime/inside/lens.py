@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 from runtime.checks import check_count
 from runtime.graphs.lens import LensGraph, Reading
 from runtime.graphs.reference import ReferenceGraph

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 
 NAMES = 22  # the width of the first column
 

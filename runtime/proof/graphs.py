@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from runtime.arrays import Floats
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import Continuation, Likelihoods, read_object
+from runtime.bundle.json_files import read_object
+from runtime.bundle.manifest import Continuation, Likelihoods
 from runtime.bundle.signature import PROOFS
 from runtime.engine.scoring import target_logprobs
 from runtime.errors import BundleError
@@ -22,6 +23,7 @@ from runtime.ort.placement import Placement
 
 FACTOR = 2.0
 FLOOR = 2e-5  # two roundings of a logit near 100 in float32
+MOST = {"fp32": 1e-2, "fp16": 0.5}  # whatever the manifest says of PyTorch's own error
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def lens_logprobs(
 
 
 def allowed_error(likelihoods: Likelihoods, precision: str) -> float:
-    return max(FACTOR * likelihoods.pytorch_errors[precision], FLOOR)
+    """Twice PyTorch's own error, but never more than what would tell a graph from another model's."""
+    return min(max(FACTOR * likelihoods.pytorch_errors[precision], FLOOR), MOST.get(precision, MOST["fp32"]))
 
 
 def agreement(tokens: Sequence[int], expected: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from runtime.bundle.bundle import Bundle
-from runtime.bundle.manifest import NAME, Kind, Manifest
+from runtime.bundle.manifest import NAME, Kind, Manifest, are_ids
 from runtime.errors import BundleError
 from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.kinds import runs
@@ -22,6 +22,8 @@ from runtime.proof.sketch import SUMS, distance, sketches
 
 FACTOR = 2.0
 LAST = 8  # positions whose logits are compared with PyTorch's
+MOST_SHARE = 0.25  # of a tensor's norm that rounding may cost PyTorch, whatever the manifest says; 0.1 was seen
+MOST_STANDARDS = 16
 Sketches = dict[str, list[float]]
 
 
@@ -88,9 +90,17 @@ def prove_by(bundle: Bundle, precision: str, standards: Sequence[RoundedStandard
             for kind, noise in standard.pytorch_errors.items():
                 if not runs(kind):
                     continue
-                shares = {name: error / noise[name] for name, error in errors(bundle, standard, kind).items()}
+                shares = {
+                    name: error / believed(noise[name], standard.sketches[name])
+                    for name, error in errors(bundle, standard, kind).items()
+                }
                 worst = max(shares, key=lambda name: np.nan_to_num(shares[name], nan=np.inf))
                 yield RoundedProof(precision, kind, len(standard.token_ids), worst, shares[worst])
+
+
+def believed(noise: float, truth: Sequence[float]) -> float:
+    """PyTorch's own error by rounding; less if that were a large part of the tensor itself."""
+    return max(min(noise, MOST_SHARE * distance(truth, [0.0] * len(truth))), np.finfo(float).tiny)
 
 
 def errors(bundle: Bundle, standard: RoundedStandard, kind: Kind) -> dict[str, float]:
@@ -125,7 +135,10 @@ def read_standards(manifest: Manifest) -> list[RoundedStandard]:
 def parse_all(manifest: Manifest, recorded: Any, name: str) -> list[RoundedStandard]:
     """The standards under "rounded" in what was recorded under a name."""
     try:
-        return [parse(manifest, content) for content in recorded.get("rounded", [])]
+        contents = recorded.get("rounded", [])
+        if len(contents) > MOST_STANDARDS:
+            raise ValueError(f"{len(contents):,} texts, more than {MOST_STANDARDS}")
+        return [parse(manifest, content) for content in contents]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{name} of {NAME} is damaged ({error!r}); export the bundle again") from None
 
@@ -134,7 +147,7 @@ def parse(manifest: Manifest, content: Mapping[str, Any]) -> RoundedStandard:
     precision, ids = str(content["precision"]), list(content["token_ids"])
     architecture = manifest.architecture
     names = {*architecture.cache_names("present"), "logits"}
-    if not 2 <= len(ids) <= architecture.n_positions or not set(ids) <= set(range(architecture.vocab_size)):
+    if not 2 <= len(ids) <= architecture.n_positions or not are_ids(ids, architecture.vocab_size):
         raise ValueError(f"{len(ids)} tokens for a context of {architecture.n_positions}, or ids out of range")
     sketches = {name: numbers(row, SUMS) for name, row in content["sketches"].items()}
     noise = {

@@ -18,7 +18,7 @@ class Prompting:
 
     def __init__(self, bundle: Bundle) -> None:
         architecture = bundle.manifest.architecture
-        self.tokenizer = Tokenizer(bundle.folder / "tokenizer.json")
+        self.tokenizer = Tokenizer(bundle.path("tokenizer.json"), architecture.vocab_size)
         self.context, self._vocab_size = architecture.n_positions, architecture.vocab_size
         self._guides = Guides(self.tokenizer, self._vocab_size)
         self._bos_token_id = bundle.bos_token_id()

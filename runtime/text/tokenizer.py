@@ -1,14 +1,18 @@
 """The tokenizer: text to ids and back with the bundle's tokenizer.json, and incremental decoding."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import tokenizers
 
+from runtime.bundle.json_files import parse_object, read_bounded
+from runtime.bundle.tokenizer_parts import bounds_for, check_tokenizer
 from runtime.errors import BundleError
 
+MOST_IDS = 2**18  # where nobody says how many there are
 END = "\0end\0"  # no tokenizer has it, and no text
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -18,13 +22,16 @@ BYTES = {chr(byte): byte for byte in PRINTABLE} | {chr(0x100 + n): byte for n, b
 
 
 class Tokenizer:
-    """The byte-level BPE of one bundle."""
+    """The tokenizer of one bundle, mostly a byte-level BPE.
 
-    def __init__(self, path: Path) -> None:
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise BundleError(f"{path} is not a tokenizer: {error}") from None
+    Args:
+        vocab_size: How many ids there are; by default as many as the file has.
+    """
+
+    def __init__(self, path: Path, vocab_size: int | None = None) -> None:
+        self._path = path
+        with self._errors("is not a tokenizer"):
+            self._tokenizer = read_tokenizer(path, vocab_size)
         self._tokenizer.no_truncation()  # a checkpoint may have saved its training setting
         self._tokenizer.no_padding()
         self.start = self.encode("")  # ids that a template in tokenizer.json puts before every text
@@ -38,13 +45,26 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; other threads run meanwhile, which `encode` of the library does not let them."""
-        (encoding,) = self._tokenizer.encode_batch_fast([text])
+        with self._errors("cannot encode a text"):
+            (encoding,) = self._tokenizer.encode_batch_fast([text])
         ids: list[int] = encoding.ids
         return ids
 
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Say the library's errors, which are bare Exceptions and panics, in one line that names the file."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise BundleError(f"{self._path} {what}: {reason}") from None
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; a character with missing bytes becomes U+FFFD."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        with self._errors("cannot decode ids"):
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
     def decode_after_start(self, ids: Sequence[int]) -> str:
@@ -62,6 +82,14 @@ class Tokenizer:
     def is_byte(self, token_id: int) -> bool:
         """Whether an id is a byte like <0xC3>, which some tokenizers decode together with its neighbours."""
         return BYTE.fullmatch(self._tokenizer.id_to_token(token_id) or "") is not None
+
+
+def read_tokenizer(path: Path, vocab_size: int | None) -> tokenizers.Tokenizer:
+    """The tokenizer in a file; any exception if that holds no tokenizer of known parts."""
+    bounds = bounds_for(vocab_size or MOST_IDS)
+    content = read_bounded(path, bounds.size)
+    check_tokenizer(parse_object(content, bounds), vocab_size)
+    return tokenizers.Tokenizer.from_str(content.decode("utf-8"))
 
 
 class IncrementalDecoder:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import runtime
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 from runtime.inside.summary import summarize
 
 SMALL = Architecture(

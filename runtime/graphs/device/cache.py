@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 from runtime.ort.install import load_onnxruntime
 from runtime.ort.memory import DeviceArray
 from runtime.ort.one_node import FLOAT, FLOAT16, one_node_model

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from runtime.bundle.manifest import Architecture
+from runtime.bundle.architecture import Architecture
 from runtime.graphs.device.cache import DeviceCache, block, bucket, row_bucket
 from runtime.graphs.device.graph import DeviceGraph
 from runtime.graphs.device.runs import DeviceRuns
