@@ -194,7 +194,7 @@ def check_inside(folder: Path, name: str) -> None:
 
 
 def homes_of(folder: Path) -> list[Path]:
-    """Where a bundle's files may lie: in its folder; those of a snapshot in the Hub's cache are links to blobs beside."""
+    """Where a bundle's files may lie: in its folder; in the Hub's cache, a snapshot's are links to blobs beside it."""
     return [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
 
 

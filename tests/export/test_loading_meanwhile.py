@@ -64,9 +64,9 @@ def said(folder, **options):
 
 
 def loads(seconds, folder, allowed, **options):
-    """What loads in a loop say, each of which must be allowed."""
-    found, until = [], time.monotonic() + seconds
-    while time.monotonic() < until:
+    """What loads in a loop say, each of which must be allowed: for so long, and until both answers were heard."""
+    found, began = [], time.monotonic()
+    while time.monotonic() < began + seconds or (len(set(found)) < 2 and time.monotonic() < began + 60):
         found.append(said(folder, **options))
         assert found[-1] in allowed
     return found
@@ -108,8 +108,7 @@ def test_folders_that_are_exchanged_all_the_time_are_never_mixed(tmp_path, two, 
 
     count = while_it_runs(EXCHANGE, (one, other, longest, busy), busy, in_threads)
     assert count > 5
-    assert len(found) > 5
-    assert len(set(found)) == 2  # some loads took the one, some the other
+    assert len(set(found)) == 2
 
 
 @pytest.mark.parametrize("way", ["exchanged", "renamed"])
@@ -119,6 +118,6 @@ def test_a_bundle_that_exports_replace_and_remove_is_loaded_as_the_old_or_the_ne
     shutil.copytree(source / "one", output)
     arguments = (output, source / "other", source / "one", busy, way)
     count = while_it_runs(REPLACE, arguments, busy, lambda: found.extend(loads(4, output, allowed)))
-    assert count > 5
-    assert len(found) > 5
+    assert count > 1
+    assert len(set(found)) == 2
     assert sorted(tmp_path.iterdir()) == [output]

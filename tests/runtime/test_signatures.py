@@ -5,6 +5,7 @@ The signatures are made by model-signing's own command, not by this project.
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -70,12 +71,16 @@ def test_the_other_curves_of_model_signing(bundle_copy, tmp_path, curve):
 
 
 def test_the_files_may_be_links_as_in_the_hubs_cache(signed, keys, tmp_path):
-    linked = tmp_path / "snapshot"
-    (linked / "onnx").mkdir(parents=True)
-    for path in signed.folder.rglob("*"):
-        if path.is_file():
-            (linked / path.relative_to(signed.folder)).symlink_to(path)
-    assert load(linked, keys.public).precision == "fp32"
+    """huggingface_hub: a snapshot of a revision is a folder of links to blobs, which are named by their content."""
+    repository = tmp_path / "models--me--gpt2"
+    snapshot = repository / "snapshots" / "5e8d14"
+    (repository / "blobs").mkdir(parents=True)
+    (snapshot / "onnx").mkdir(parents=True)
+    for number, path in enumerate(path for path in signed.folder.rglob("*") if path.is_file()):
+        blob, name = repository / "blobs" / str(number), path.relative_to(signed.folder)
+        shutil.copyfile(path, blob)
+        (snapshot / name).symlink_to(os.path.relpath(blob, (snapshot / name).parent))
+    assert load(snapshot, keys.public).precision == "fp32"
 
 
 def test_without_a_key_nothing_is_asked_for(bundle_copy, run_python):
