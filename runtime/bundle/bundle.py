@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from runtime.bundle.architecture import Architecture
@@ -185,17 +185,25 @@ def check_file(folder: Path, name: str, record: FileRecord) -> Mark:
 
 def check_inside(folder: Path, name: str) -> None:
     """Raise BundleError unless a file is a regular one, and no link on the way to it leads out of the bundle."""
-    path, real = folder / name, Path(os.path.realpath(folder / name))
-    if not any(real.is_relative_to(home) for home in homes_of(Path(os.path.realpath(folder)))):
+    path = folder / name
+    if has_links(folder, name) and leads_out(folder, path):
         whole = command("cp", "-rL", folder, "DIR")
         raise BundleError(f"{path} is a link that leads out of the bundle; copy what it leads to: {whole}")
     if not path.is_file():
         raise BundleError(f"{path} is not a regular file; export or copy the bundle again")
 
 
-def homes_of(folder: Path) -> list[Path]:
-    """Where a bundle's files may lie: in its folder; in the Hub's cache, a snapshot's are links to blobs beside it."""
-    return [folder, folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [folder]
+def has_links(folder: Path, name: str) -> bool:
+    """Whether a file, or a folder on the way to it, is a link; if not, it lies in `folder`, wherever that is now."""
+    way = [PurePosixPath(name), *PurePosixPath(name).parents][:-1]
+    return any((folder / part).is_symlink() for part in way)
+
+
+def leads_out(folder: Path, path: Path) -> bool:
+    """Whether a file lies elsewhere; in the Hub's cache, a snapshot's are links to blobs beside it."""
+    real, home = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    blobs = [home.parents[1] / "blobs"] if home.parent.name == "snapshots" else []
+    return not any(real.is_relative_to(each) for each in (home, *blobs))
 
 
 def mark_there(path: Path) -> Mark:
