@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.checks import check_batch_size
     from runtime.cli.job_output import BatchOutput, check_paths
     from runtime.cli.jobs import Defaults, read_jobs, run_jobs, skip_made
-    from runtime.model import generate
+    from runtime.model import generate_each
     from runtime.text.options import check_settings
 
     wanted, batch_size = given_generation(options), check_batch_size(options.batch_size)
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
                 output.begin_again()
             tally = skip_made(jobs, output.records(), options.output)
             with progress_bar("completing", "line", total, done=tally.lines) as bar:
-                run = partial(generate, model, at_once=batch_size)
+                run = partial(generate_each, model, at_once=batch_size)
                 for job in run_jobs(jobs, run, Speed(bar).finished):
                     write(job, output, tally, bar)
     print(f"gpt2-onnx: {tally}, in {options.output}", file=sys.stderr)

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from runtime.checks import check_text
+from runtime.errors import BundleError
 from runtime.text.generation import Generation
 from runtime.text.options import check_settings
 from runtime.text.prompts import Prompting
 
-Run = Callable[[Iterable[Generation]], Iterator[Generation]]
+Run = Callable[[Iterable[Generation]], Iterator[tuple[Generation, BundleError | None]]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
     """One line: its number from 1, its id (by default the number), and its generation, or why there is none.
 
@@ -142,8 +143,12 @@ def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]], output:
 def run_jobs(jobs: Iterable[Job], run: Run, finished: Callable[[Generation], object]) -> Iterator[Job]:
     """Run jobs and yield them in order, each once it is finished; `finished` is called at once, in any order."""
     unwritten = deque[Job]()
-    for generation in run(generations(jobs, unwritten)):
-        finished(generation)
+    for generation, error in run(generations(jobs, unwritten)):
+        if error:
+            failed = next(job for job in unwritten if job.generation is generation)
+            failed.generation, failed.error = None, str(error)
+        else:
+            finished(generation)
         while unwritten and unwritten[0].finished:
             yield unwritten.popleft()
     yield from unwritten

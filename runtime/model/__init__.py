@@ -6,4 +6,5 @@ from runtime.model.model import Answers as Answers
 from runtime.model.model import Model as Model
 from runtime.model.model import Prompts as Prompts
 from runtime.model.model import generate as generate
+from runtime.model.model import generate_each as generate_each
 from runtime.model.parts import Loading as Loading

@@ -12,6 +12,7 @@ from runtime.engine.pieces import async_pieces, pieces
 from runtime.engine.scoring import Score, score_ids
 from runtime.engine.searching import search, search_async
 from runtime.engine.texts import GeneratedText
+from runtime.errors import BundleError
 from runtime.forks import leave_alone, tell_children
 from runtime.graphs.decode import DecodeGraph
 from runtime.inside.inspection import OUTPUTS, Inspection, check_layers, check_outputs
@@ -402,9 +403,21 @@ class Model:
 
 def generate(model: Model, generations: Iterable[Generation], *, at_once: int) -> Iterator[Generation]:
     """Generate side by side, and yield each generation when it has finished; raise what keeps one from that."""
+    for generation, error in generate_each(model, generations, at_once=at_once):
+        if error:
+            raise error
+        yield generation
+
+
+def generate_each(
+    model: Model, generations: Iterable[Generation], *, at_once: int
+) -> Iterator[tuple[Generation, BundleError | None]]:
+    """The same, but a graph that cannot be run for one text ends that text alone, with its error."""
     for text in model.loop.run_all((text_of(model, each) for each in generations), at_once):
-        text.completion()
-        yield text.generation
+        error = text.error if isinstance(text.error, BundleError) else None
+        if error is None:
+            text.completion()
+        yield text.generation, error
 
 
 def answers(prompt: str | Prompts, generations: Sequence[Generation], several: Several) -> Answers:

@@ -1,7 +1,8 @@
 """Makes the sessions of a bundle's graphs, with their options, and checks that a graph fits the manifest."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from runtime.ort.placement import Placement
 from runtime.ort.threads import available_cpus
 
 EXACT_BYTES = "session.x64quantprecision"
+LONGEST_REASON = 500  # characters
 logger = logging.getLogger("runtime")
 
 
@@ -48,10 +50,49 @@ def start(path: Path, placement: Placement, threads: int | None, *, mapped: bool
         raise
     except Exception as error:  # its own exception classes share no public base
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}") from None
+        raise BundleError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason[:LONGEST_REASON]}"
+        ) from None
     if session.get_providers()[0] != placement.provider:  # ONNX Runtime falls back to the CPU silently
         raise RuntimeError(f"{path} should run on {placement}, but runs on {session.get_providers()[0]}")
-    return session
+    return Session(session, path, placement)
+
+
+class Session:
+    """A session of ONNX Runtime, whose errors during a run become one line that names the graph.
+
+    Raises, of its runs:
+        BundleError: The graph cannot be run as the runtime runs it.
+        MemoryError: There is no memory left for it.
+        RuntimeError: A card could not run it.
+    """
+
+    def __init__(self, session: Any, path: Path, placement: Placement) -> None:
+        self._session, self._path, self._placement = session, path, placement
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
+        with self._errors():
+            found: list[Any] = self._session.run(names, inputs)
+        return found
+
+    def run_with_iobinding(self, binding: Any, *options: Any) -> None:
+        with self._errors():
+            self._session.run_with_iobinding(binding, *options)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with memory_errors(self._placement):
+                yield
+        except MemoryError:
+            raise
+        except Exception as error:  # its own exception classes share no public base
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            kind = BundleError if self._placement.device == "cpu" else RuntimeError
+            raise kind(f"{self._path} cannot be run on {self._placement}: {reason[:LONGEST_REASON]}") from None
 
 
 def make_options(onnxruntime: Any, threads: int | None) -> Any:

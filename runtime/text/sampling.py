@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.arrays import Floats, Ids, softmax
+from runtime.arrays import Floats, Ids, not_finite, softmax
 from runtime.text.options import Settings
 from runtime.text.processors import BadWords, Processors
 
@@ -74,7 +74,7 @@ class Sampler:
 
 def reason_of_no_choice(logits: Floats, scores: Floats) -> str:
     if not np.isfinite(logits.max()):
-        return f"the model's logits must be finite, got {logits.max()}: are its weights damaged?"
+        return not_finite(logits.max())
     if np.isnan(scores.max()) or np.isposinf(scores.max()):
         return f"scores must be finite or minus infinity, got {scores.max()} from logits_processor"
     return "no id is left to choose from: what forbids ids leaves none of those that may come"
