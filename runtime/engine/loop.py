@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from runtime.engine.interrupts import interrupts_held
 from runtime.engine.scheduler import Scheduler
 from runtime.engine.texts import Text
+from runtime.exits import native
 
 T = TypeVar("T", bound=Text)
 Wake = Callable[[], object]
@@ -121,7 +122,8 @@ class Loop:
         try:
             with interrupts_held() as let_through:
                 while not until():
-                    self._scheduler.step()
+                    with native():
+                        self._scheduler.step()
                     self._wake_ready()
                     let_through()
         finally:

@@ -12,6 +12,7 @@ from runtime.bundle.bundle import Bundle, check_hashes
 from runtime.bundle.manifest import Kind
 from runtime.bundle.same_files import same_files
 from runtime.checks import check_prompts, check_text
+from runtime.exits import native
 from runtime.graphs.lens import LensGraph
 from runtime.graphs.reference import ReferenceGraph
 from runtime.inside.inspection import Inspection, inspect_ids
@@ -58,7 +59,8 @@ class Inspector:
     def hidden_states(self, token_ids: Sequence[int], layer: int) -> Floats:
         """Those of one layer [S, C]: 0 is the embedding, n_layer the last, after `ln_f`."""
         states = np.zeros((len(token_ids), self._sizes.n_embd), np.float32)
-        self.reference().read(token_ids, {f"hidden_states.{layer}": states})
+        with native():
+            self.reference().read(token_ids, {f"hidden_states.{layer}": states})
         return states
 
     def lens(self, text: str | Texts, k: int, progress: Callable[[int], object]) -> Lens | list[Lens]:
@@ -94,12 +96,17 @@ class Inspector:
 
     def _each(self, text: str | Texts, look: Callable[[list[int]], T]) -> T | list[T]:
         """One result for a text, a list for a list; all texts are checked before the first is run."""
+
+        def run(ids: list[int]) -> T:
+            with native():
+                return look(ids)
+
         if isinstance(text, list | tuple):
             named = [(each, f"text[{number}]") for number, each in enumerate(check_prompts(text, "text"))]
-            return [look(ids) for ids in [self._prompting.encode_whole(*pair) for pair in named]]
+            return [run(ids) for ids in [self._prompting.encode_whole(*pair) for pair in named]]
         if not isinstance(text, str):
             raise TypeError(f"text must be a string, or a list of strings, got {type(text).__name__}")
-        return look(self._prompting.encode_whole(check_text("text", text), "text"))
+        return run(self._prompting.encode_whole(check_text("text", text), "text"))
 
     @property
     def _sizes(self) -> Architecture:

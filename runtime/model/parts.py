@@ -9,6 +9,7 @@ from runtime.bundle.same_files import check_untouched, names_read, reopen
 from runtime.engine.drafting import Drafting
 from runtime.engine.loop import Loop
 from runtime.engine.scheduler import Scheduler
+from runtime.exits import native
 from runtime.graphs.decode import DecodeGraph, open_decode_graph
 from runtime.graphs.work import Slots
 from runtime.inside.inspector import Inspector
@@ -50,6 +51,10 @@ class Loading:
         return [each for each in (self.precision, self.draft) if each]
 
     def make(self) -> Parts:
+        with native():
+            return self._make()
+
+    def _make(self) -> Parts:
         open_graph = partial(open_decode_graph, self.bundle, placement=self.placement, own=self.verify)
         with ThreadPoolExecutor(max_workers=1) as beside:  # the tokenizer takes 0.1 s, ONNX Runtime's sessions more
             reading = beside.submit(Prompting, self.bundle)

@@ -11,6 +11,7 @@ import tokenizers
 from runtime.bundle.json_files import parse_object, read_bounded
 from runtime.bundle.tokenizer_parts import bounds_for, check_tokenizer
 from runtime.errors import BundleError
+from runtime.exits import native
 
 MOST_IDS = 2**18  # where nobody says how many there are
 END = "\0end\0"  # no tokenizer has it, and no text
@@ -45,7 +46,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; other threads run meanwhile, which `encode` of the library does not let them."""
-        with self._errors("cannot encode a text"):
+        with native(), self._errors("cannot encode a text"):
             (encoding,) = self._tokenizer.encode_batch_fast([text])
         ids: list[int] = encoding.ids
         return ids
