@@ -98,9 +98,9 @@ class Manifest:
             if (graph.kind, graph.precision) == (kind, precision):
                 return graph
         made = ", ".join(f"{graph.kind} {graph.precision}" for graph in self.graphs) or "none"
-        added = "" if precision == "fp32" else f" --precision {precision}"
-        command = f"python -m export CHECKPOINT{added} …"
-        raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}; add it: {command}")
+        whole = any(graph.precision == precision for graph in self.graphs) or precision == "fp32"
+        how = "export the bundle again" if whole else f"add it: python -m export --add {precision} --output DIR"
+        raise BundleError(f"this bundle has no {kind} graph in {precision}; it has: {made}; {how}")
 
     def has_graph(self, kind: Kind, precision: str) -> bool:
         return any((graph.kind, graph.precision) == (kind, precision) for graph in self.graphs)
