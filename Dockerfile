@@ -9,6 +9,7 @@ RUN pip install --no-cache-dir --constraint constraints.txt build hatchling
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY export export
 COPY runtime runtime
+COPY docs/sbom.cdx.json docs/
 # Without isolation, which would fetch whatever hatchling is the latest.
 RUN python -m build --wheel --no-isolation --outdir /dist
 

@@ -3,7 +3,8 @@
 #   make demo      export the shipped checkpoint and complete two prompts from it
 #   make test      prove everything, once
 #   make test-all  the same proof, swept wider: full-size models, more cases
-#   make check     ruff, mypy, import-linter, the map: under a minute
+#   make check     ruff, mypy, import-linter, the map, the bill of materials: under a minute
+#   make audit     known vulnerabilities of what is pinned (pip-audit, which asks a server)
 #   make format    format the code, and draw the map in docs/architecture.md anew
 #   make clean     remove the environment and what was built
 #
@@ -15,7 +16,7 @@ READY := .venv/.ready
 NOVELIST := models/novelist-onnx
 SIDE_BY_SIDE := --numprocesses auto --dist loadfile --durations 15
 
-.PHONY: help demo test test-all check style types contracts drawn format map clean
+.PHONY: help demo test test-all check style types contracts drawn audit format map clean
 .DELETE_ON_ERROR:
 
 help:
@@ -50,6 +51,13 @@ contracts:
 
 drawn:
 	$(BIN)/python docs/map.py --check
+	$(BIN)/python docs/sbom.py --check
+
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	build/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
+	build/audit/bin/pip-audit --no-deps --disable-pip --requirement constraints-export5.txt
 
 format: $(READY)
 	$(BIN)/ruff check --fix-only .

@@ -13,8 +13,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 ROOT = Path(__file__).parent.parent
+BILL = ROOT / "docs" / "sbom.cdx.json"
 CHOSEN = (
     "cli",
     "complete",
@@ -53,6 +56,27 @@ def test_it_holds_export_and_runtime_alone(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert {name for name in names if ".dist-info/" not in name} == sources
+
+
+def test_its_bill_of_materials_is_the_one_that_was_checked_and_valid(wheel):
+    """PEP 770 gives the place, CycloneDX's own schema says what is valid."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if "/sboms/" in name]
+        bill = archive.read(name).decode()
+    assert re.fullmatch(r"gpt2_onnx-[^/]+\.dist-info/sboms/sbom\.cdx\.json", name)
+    assert bill == BILL.read_text(encoding="utf-8")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
+
+
+def billed(*extras):
+    """{package: version} of what some extras bring, by the bill of materials."""
+    components = json.loads(BILL.read_text(encoding="utf-8"))["components"]
+    wanted = {"none", *extras}
+    return {
+        component["name"]: component["version"]
+        for component in components
+        if wanted & set(component["properties"][0]["value"].split())
+    }
 
 
 @pytest.mark.parametrize("chosen", [CHOSEN, pytest.param((), marks=pytest.mark.wide)], ids=["chosen", "all"])
@@ -101,6 +125,11 @@ def test_what_the_image_installs_serves_by_the_images_command(wheel, bundle, tmp
         env=settings,
     )
     run(python, "-m", "pip", "check", env=settings)
+    installed = json.loads(run(python, "-m", "pip", "list", "--format", "json", env=settings))
+    found = {re.sub(r"[-_.]+", "-", one["name"]).lower(): one["version"] for one in installed}
+    assert {name: found[name] for name in found.keys() - {"pip", "setuptools", "gpt2-onnx"}} == billed(
+        *extras.split(",")
+    )
     told = [environment / "bin" / "gpt2-onnx", *command, "--port", "0"]
     with subprocess.Popen(told, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=settings) as process:
         try:
