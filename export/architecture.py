@@ -7,7 +7,8 @@ from typing import Any
 from transformers import GPT2Config
 
 from export.errors import ExportError, first_line
-from runtime.bundle.architecture import Architecture
+from runtime.bundle.architecture import LARGEST, Architecture
+from runtime.bundle.json_files import shown
 
 # The node that computes each activation function that GPT-2 checkpoints name. gelu_fast, gelu_accurate and
 # gelu_pytorch_tanh are other ways to write gelu_new's tanh approximation.
@@ -25,6 +26,7 @@ ACTIVATIONS = {
 }
 CLASSES = {"GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel"}
 HEAD_SIZE_STEP = 8
+MOST_LABELS = 10_000
 WTE = "transformer.wte.weight"
 LM_HEAD = "lm_head.weight"
 
@@ -55,7 +57,7 @@ def make_config(name: str, content: dict[str, Any]) -> GPT2Config:
 def problems(config: Given) -> Iterator[str]:
     classes = config.architectures or ["GPT2LMHeadModel"]
     if not isinstance(classes, list) or not CLASSES.intersection(map(str, classes)):
-        got = ", ".join(map(str, classes)) if isinstance(classes, list) else repr(classes)
+        got = ", ".join(map(str, classes)) if isinstance(classes, list) else shown(classes)
         yield f"architectures must be one of {', '.join(sorted(CLASSES))}, got {got}"
     if not isinstance(config.activation_function, str) or config.activation_function not in ACTIVATIONS:
         yield f"activation_function must be one of {', '.join(ACTIVATIONS)}, got {config.activation_function!r}"
@@ -66,7 +68,12 @@ def problems(config: Given) -> Iterator[str]:
     for field, value in sizes.items():
         least = 2 if field == "vocab_size" else 1
         if type(value) is not int or value < least:
-            yield f"{field} must be an integer of at least {least}, got {value!r}"
+            yield f"{field} must be an integer of at least {least}, got {shown(value)}"
+    most = {**LARGEST, "num_labels": MOST_LABELS}  # transformers gives each label a name
+    for field in most:
+        value = getattr(config, field, None)
+        if isinstance(value, int | float) and not value <= most[field]:
+            yield f"{field} must be at most {most[field]:,}, got {shown(value)}"
     if not isinstance(config.layer_norm_epsilon, float | int) or not 0 < config.layer_norm_epsilon < 1:
         yield f"layer_norm_epsilon must be a number between 0 and 1, got {config.layer_norm_epsilon!r}"
     if config.n_inner is not None and (type(config.n_inner) is not int or config.n_inner < 1):

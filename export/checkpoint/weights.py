@@ -10,12 +10,16 @@ import torch
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from export.architecture import describe
 from export.checkpoint.staging import StagingFolder, plain_name
 from export.errors import ExportError, first_line
+from runtime.bundle.architecture import count_parameters
 
 PREFIX = "transformer."  # which the released gpt2 leaves out
 BUFFERS = (".attn.bias", ".attn.masked_bias")  # from older releases; they are not weights
 TIED = "lm_head.weight"
+LEAST_BYTES = 2  # of a parameter
+FEW_LAYERS, MANY_TIMES = 64, 16  # up to these it is said tensor by tensor, which names what is missing
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 SAFETENSORS = ["model.safetensors", "model.safetensors.index.json"]
 PICKLES = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
@@ -86,8 +90,9 @@ def tensors_of(content: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield key, tensor
 
 
-def check_weights(name: str, config: GPT2Config, paths: Iterable[Path]) -> list[str]:
+def check_weights(name: str, config: GPT2Config, paths: Sequence[Path]) -> list[str]:
     """Notes on tensors that GPT-2 does not have; ExportError for missing, extra, misshapen or non-finite ones."""
+    check_counts(name, config, sum(path.stat().st_size for path in paths))
     expected = expected_shapes(config)
     seen, unknown = set[str](), list[str]()
     for given, tensor in read_tensors(name, paths):
@@ -99,6 +104,13 @@ def check_weights(name: str, config: GPT2Config, paths: Iterable[Path]) -> list[
             unknown.append(given)
     check_names(name, config, missing=expected.keys() - seen, unknown=unknown)
     return [f"left out of its weights: {counted(unknown)} (unknown to GPT-2)"] if unknown else []
+
+
+def check_counts(name: str, config: GPT2Config, size: int) -> None:
+    """Raise ExportError for sizes that no weights of `size` bytes can have, before memory is taken for them."""
+    count = count_parameters(describe(config, parameters=0))
+    if config.n_layer > FEW_LAYERS and count * LEAST_BYTES > MANY_TIMES * size:
+        raise ExportError(f"{name}: its config.json makes {count:,} parameters, far more than {size:,} bytes can hold")
 
 
 def counted(names: Sequence[str]) -> str:

@@ -66,8 +66,17 @@ SHAPE = {1: ("dim", MESSAGE, True)}
 DIMENSION = {1: ("dim_value", INTEGER, False), 2: ("dim_param", TEXT, False)}
 Spec = Mapping[int, tuple[str, int, bool]]
 
-# TensorProto.DataType; 16-bit floats are only measured
-KINDS: Mapping[int, str] = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
+# TensorProto.DataType
+KINDS: Mapping[int, str] = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+}
 USED_ATTRIBUTE = {1: "f", 2: "i", 3: "s", 4: "t", 7: "ints"}  # AttributeProto.type
 MOST_SIZE = 2**40  # of a dimension, and of a tensor
 SMALL = 64  # elements of a constant whose numbers are read, as it may be a shape

@@ -370,11 +370,6 @@ def shape_of(call: Call) -> Tensor:
     return Tensor((len(shape),), np.array(shape, np.int64))
 
 
-def size_of(call: Call) -> Tensor:
-    call.only(1)
-    return Tensor((), np.array(call[0].size, np.int64))
-
-
 def expand(call: Call) -> Tensor:
     call.only(2)
     asked = tuple(call.numbers(1))
@@ -413,10 +408,7 @@ def reduced(call: Call) -> Tensor:
     call.only(1, 2)
     rank = len(call[0].shape)
     axes = {axis_of(axis, rank) for axis in call.numbers(1)} if call.has(1) else set(range(rank))
-    kept = call.setting("keepdims", 1)
-    return Tensor(
-        tuple(1 if axis in axes else size for axis, size in enumerate(call[0].shape) if kept or axis not in axes)
-    )
+    return Tensor(tuple(1 if axis in axes else size for axis, size in enumerate(call[0].shape)))
 
 
 def arg_reduced(call: Call) -> Tensor:
@@ -430,9 +422,8 @@ def top(call: Call) -> Found:
     call.only(2)
     (count,) = call.numbers(1)
     shape = call[0].shape
-    axis = call.axis(len(shape), -1)
-    need(0 <= count <= shape[axis], f"its k is {count}, of {shape[axis]}")
-    found = Tensor((*shape[:axis], count, *shape[axis + 1 :]))
+    need(bool(shape) and 0 <= count <= shape[-1], f"its k is {count}, of {list(shape[-1:])}")
+    found = Tensor((*shape[:-1], count))
     return Found([found, found], call[0].size * max(1, count).bit_length())
 
 
@@ -459,18 +450,17 @@ def rules(apply: Callable[[Call], Found | Tensor], *names: str, settings: str = 
 
 
 STANDARD: Mapping[str, Rule] = {
-    **rules(same, "Abs", "Erf", "Exp", "Neg", "Not", "Relu", "Round", "Sigmoid", "Sqrt", "Tanh", "IsNaN"),
+    **rules(same, "Abs", "Erf", "Neg", "Not", "Relu", "Round", "Sigmoid", "Sqrt", "Tanh"),
     **rules(same, "Softmax", "LogSoftmax", settings="axis"),
     **rules(passed, "Identity"),
     **rules(cast, "Cast", settings="to"),
-    **rules(each(), "Pow", "BitwiseXor", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"),
+    **rules(each(), "Pow", "BitwiseXor", "LessOrEqual", "Greater", "GreaterOrEqual"),
     **rules(each(operator.add), "Add"),
     **rules(each(operator.sub), "Sub"),
     **rules(each(operator.mul), "Mul"),
     **rules(each(divide), "Div"),
     **rules(each(np.equal), "Equal"),
     **rules(each(np.logical_and), "And"),
-    **rules(each(np.logical_or), "Or"),
     **rules(each(lambda *given: np.minimum.reduce(np.broadcast_arrays(*given))), "Min"),
     **rules(each(lambda *given: np.maximum.reduce(np.broadcast_arrays(*given))), "Max"),
     **rules(each(where), "Where"),
@@ -492,14 +482,13 @@ STANDARD: Mapping[str, Rule] = {
     **rules(split, "Split", settings="axis num_outputs"),
     **rules(slice_of, "Slice"),
     **rules(shape_of, "Shape", settings="start end"),
-    **rules(size_of, "Size"),
     **rules(expand, "Expand"),
     **rules(filled, "ConstantOfShape", settings="value"),
     **rules(ranged, "Range"),
     **rules(constant, "Constant", settings="value"),
-    **rules(reduced, "ReduceMax", "ReduceMin", "ReduceSum", settings="keepdims"),
+    **rules(reduced, "ReduceMax", "ReduceMin", "ReduceSum"),
     **rules(arg_reduced, "ArgMax", settings="axis keepdims"),
-    **rules(top, "TopK", settings="axis largest sorted"),
+    **rules(top, "TopK", settings="largest"),
     **rules(nonzero, "NonZero"),
     **rules(quantize, "QuantizeLinear", settings="axis"),
 }

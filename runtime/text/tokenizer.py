@@ -14,6 +14,7 @@ from runtime.errors import BundleError
 from runtime.exits import native
 
 MOST_IDS = 2**18  # where nobody says how many there are
+LONGEST_REASON = 500  # characters
 END = "\0end\0"  # no tokenizer has it, and no text
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -60,7 +61,7 @@ class Tokenizer:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise BundleError(f"{self._path} {what}: {reason}") from None
+            raise BundleError(f"{self._path} {what}: {reason[:LONGEST_REASON]}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; a character with missing bytes becomes U+FFFD."""

@@ -158,6 +158,100 @@ def test_an_id_beyond_wte_is_named_though_the_vocabulary_is_small(checkpoint):
         found.load_tokenizer()
 
 
+def test_dropout_is_left_out_and_said(checkpoint, original):
+    path = checkpoint / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["model"]["dropout"] = 0.5
+    path.write_text(json.dumps(content))
+    found = find_checkpoint(str(checkpoint))
+    ours = found.load_tokenizer()
+    expected = AutoTokenizer.from_pretrained(original)(TEXT).input_ids
+    assert all(ours(TEXT).input_ids == expected for _ in range(20))
+    assert found.notes == ["left out of its tokenizer: BPE's dropout of 0.5 (the ids of a text would be random)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "words"),
+    [
+        (
+            "normalizer",
+            {"type": "Precompiled", "precompiled_charsmap": "/P///wAAAAAAAAAA"},
+            "'Precompiled' is not one of",
+        ),
+        ("pre_tokenizer", {"type": "FixedLength", "length": 0}, "'FixedLength' is not one of"),
+        ("normalizer", {"type": "Replace", "pattern": {"String": ""}, "content": "x"}, "which may not end"),
+        (
+            "pre_tokenizer",
+            {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
+            "which may not end",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_part_that_the_runtime_would_refuse_is_refused_by_name(checkpoint, name, part, words):
+    edit(checkpoint / "tokenizer.json", **{name: part})
+    with pytest.raises(ExportError, match=words):
+        find_checkpoint(str(checkpoint)).load_tokenizer()
+
+
+REALISTIC = {
+    "Llama's, as many fine-tunes have it": {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "\u2581"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+            ],
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+    },
+    "GPT-2's words, spelled out": {
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": {
+                        "Regex": "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+                    },
+                    "behavior": "Isolated",
+                    "invert": False,
+                },
+                {"type": "Digits", "individual_digits": True},
+                {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+            ],
+        }
+    },
+    "spaces made one": {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "NFKC"},
+                {"type": "Lowercase"},
+                {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+                {"type": "Replace", "pattern": {"Regex": "\\s+"}, "content": " "},
+                {"type": "Replace", "pattern": {"Regex": "[\u201c\u201d]"}, "content": '"'},
+            ],
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("kind", REALISTIC)
+def test_what_fine_tunes_use_is_read(checkpoint, kind):
+    edit(checkpoint / "tokenizer.json", **REALISTIC[kind])
+    expected = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(TEXT).ids
+    assert find_checkpoint(str(checkpoint)).load_tokenizer()(TEXT).input_ids == expected
+
+
 def test_a_damaged_tokenizer_is_one_line(checkpoint):
     (checkpoint / "tokenizer.json").write_text('{"model": 5}')
     with pytest.raises(ExportError, match="its tokenizer cannot be loaded") as refused:
