@@ -9,13 +9,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from export.errors import ExportError
 from runtime.bundle.set_aside import LOCK, PARTIAL
+from runtime.errors import command
 
 try:
     import fcntl
 except ImportError:  # Windows, where a killed export's leftovers stay
     fcntl = None  # type: ignore[assignment]
 
+PATIENCE = 60.0  # seconds to wait for another export to put its bundle in place, which takes milliseconds
 JUST_MADE = 60  # seconds in which an empty stage may be one that another export is about to lock
 SET_ASIDE = r"\.[0-9a-f]{8}\.old"  # the bundle being replaced, as set aside by releases without locks
 
@@ -23,7 +26,8 @@ SET_ASIDE = r"\.[0-9a-f]{8}\.old"  # the bundle being replaced, as set aside by 
 @contextmanager
 def locked_stage(home: Path, name: str) -> Iterator[Path]:
     """Make a folder in `home` that no other export takes for a leftover until the block ends."""
-    stage, lock = make_stage(home, name)
+    with alone_in(home):  # or another export might take it for a leftover before it is locked
+        stage, lock = make_stage(home, name)
     with lock:
         yield stage
 
@@ -61,20 +65,24 @@ def taken_over(stage: Path) -> Iterator[bool]:
 
 @contextmanager
 def alone_in(home: Path) -> Iterator[None]:
-    """Let no other export put anything in place in `home` until the block ends; they wait."""
-    folder = None
+    """Let no other export put anything in place in `home` until the block ends; they wait, for a minute at most."""
+    folder, until = None, time.monotonic() + PATIENCE
     try:
         with suppress(OSError):  # Windows does not open folders, and some file systems have no locks
             folder = os.open(home, os.O_RDONLY)
-            if fcntl is not None:
-                fcntl.flock(folder, fcntl.LOCK_EX)
+            while not lock(folder):
+                if time.monotonic() > until:
+                    raise ExportError(
+                        f"another process has held {home} for a minute; find it: {command('fuser', home)}"
+                    )
+                time.sleep(0.01)
         yield
     finally:
         if folder is not None:
             os.close(folder)
 
 
-def lock(file: BinaryIO) -> bool:
+def lock(file: BinaryIO | int) -> bool:
     """Lock `file`, if no one else has; the kernel unlocks it however the process ends, across containers too."""
     if fcntl is None:
         raise OSError("this system has no locks")

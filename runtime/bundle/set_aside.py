@@ -7,6 +7,7 @@ still lives.
 
 import logging
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ except ImportError:  # Windows
 
 LOCK, OLD = "lock", "old"
 PARTIAL = r"\.[0-9a-f]{8}\.partial"
+PATIENCE = 10.0  # seconds
 logger = logging.getLogger("runtime")
 
 
@@ -46,6 +48,14 @@ def ended(stage: Path) -> Iterator[None]:
     """Hold a stage once its export has ended: one that has set a bundle aside ends soon. OSError if none can tell."""
     if fcntl is None:
         raise OSError("this system has no locks")
+    until = time.monotonic() + PATIENCE
     with (stage / LOCK).open("r+b") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
         yield

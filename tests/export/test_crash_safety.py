@@ -15,7 +15,7 @@ from export.bundle import output_folder
 from export.bundle.staging import staged
 from export.errors import ExportError
 
-pytest.importorskip("fcntl", reason="no locks here, so that nothing tells what is left from what is made")
+fcntl = pytest.importorskip("fcntl", reason="no locks here, so that nothing tells what is left from what is made")
 KILLS = Path(__file__).with_name("kills.py")
 SMALL = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 32}
 
@@ -155,7 +155,7 @@ def race(output, way, force):
 @pytest.mark.parametrize("force", ["force", "keep"])
 @pytest.mark.parametrize("way", ["exchanged", "renamed", "file by file"])
 def test_two_exports_to_one_place_do_not_mix(tmp_path, way, force):
-    for number in range(6):
+    for number in range(4):
         output = tmp_path / str(number) / "gpt2"
         output.parent.mkdir()
         if way == "file by file":
@@ -184,6 +184,18 @@ def test_a_bundle_that_appears_at_the_last_moment_is_kept(tmp_path, monkeypatch)
         (work / "manifest.json").write_text("ours")
     assert (output / "manifest.json").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_folder_that_somebody_else_holds_is_one_line_after_a_while(tmp_path, monkeypatch):
+    monkeypatch.setattr("export.bundle.stage.PATIENCE", 0.2)
+    holds = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holds, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(ExportError, match=f"another process has held {tmp_path} for a minute; find it: fuser"):
+            staged(tmp_path / "gpt2", force=False).__enter__()
+    finally:
+        os.close(holds)
+    assert list(tmp_path.iterdir()) == []
 
 
 # what signals leave
