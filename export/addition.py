@@ -45,7 +45,7 @@ def add_precisions(
     Args:
         bundle: Its folder, which is replaced whole, after verification, or not at all.
         precisions: Any of `"fp16"`, `"int8"` and `"int4"` that it does not have.
-        sign: A private key, as in `export_bundle`; a bundle that is signed needs one again.
+        sign: A private key, as in `export_bundle`; a bundle that is signed needs the same one again.
         steps: Where progress is shown; standard error by default.
 
     Returns:
@@ -64,8 +64,7 @@ def add_precisions(
     with steps.step("Checking the bundle"):
         first = open_bundle(output)
         check_new(first, asked)
-        if signer is None and (first.folder / SIGNATURE).exists():
-            raise ExportError(f"{output} is signed, and what is added must be, too: add --sign KEY")
+        check_signed(first, signer)
         check_hashes(first, first.manifest.files)
         known = read_report(first.manifest)
     known = replace(known, refused=tuple(refusal for refusal in known.refused if refusal.precision not in asked))
@@ -99,6 +98,15 @@ def check_new(bundle: Bundle, asked: Iterable[str]) -> None:
     for precision in asked:
         if precision in there:
             raise ExportError(f"{bundle.folder} has {precision} already; it has: {', '.join(there)}")
+
+
+def check_signed(bundle: Bundle, signer: Signer | None) -> None:
+    """A bundle that is signed stays so, by the same key: what somebody else changed must not get its signature."""
+    if not (bundle.folder / SIGNATURE).exists():
+        return
+    if signer is None:
+        raise ExportError(f"{bundle.folder} is signed, and what is added must be, too: add --sign KEY")
+    signer.check(bundle)
 
 
 def carry(source: Path, target: Path) -> None:

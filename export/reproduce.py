@@ -1,8 +1,10 @@
 """Makes a bundle again from what its manifest records, and compares the two, file by file."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from export.checkpoint import find_checkpoint
 from export.errors import ExportError
@@ -14,6 +16,9 @@ from runtime.bundle.bundle import check_hashes, open_bundle
 from runtime.bundle.manifest import NAME, Manifest
 from runtime.errors import command
 
+SHOWN = 3
+TOLD = ("files.", "made_with.")  # in a manifest: told by themselves
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -23,11 +28,13 @@ class Reproduction:
         files: How many files were compared, the manifest among them.
         differing: Names of those that differ, or that one of the two lacks.
         versions: {package: (its version then, its version now)} of those that differ.
+        fields: Where else the manifests differ, such as "parity.greedy.tokens".
     """
 
     files: int
     differing: tuple[str, ...]
     versions: dict[str, tuple[str, str]]
+    fields: tuple[str, ...] = ()
 
     @property
     def same(self) -> bool:
@@ -39,7 +46,8 @@ class Reproduction:
             return f"all {self.files} files are the same, byte for byte"
         told = ", ".join(f"{name} {then} then, {now} now" for name, (then, now) in self.versions.items())
         why = f"; what made it differs, too: {told}" if told else "; all that made it has the same versions"
-        return f"{len(self.differing)} of {self.files} files differ: {', '.join(self.differing)}{why}"
+        where = f" (in {', '.join(self.fields[:SHOWN])}{', …' if self.fields[SHOWN:] else ''})" if self.fields else ""
+        return f"{len(self.differing)} of {self.files} files differ: {', '.join(self.differing)}{where}{why}"
 
 
 def reproduce_bundle(
@@ -117,9 +125,24 @@ def compare(first: Manifest, second: Manifest) -> Reproduction:
         for name in {**then, **now}
         if then.get(name) != now.get(name)
     }
-    return Reproduction(len(names) + 1, tuple(differing), versions)
+    fields = [name for name in differing_fields(compared(first), compared(second)) if not name.startswith(TOLD)]
+    return Reproduction(len(names) + 1, tuple(differing), versions, tuple(fields))
 
 
-def compared(manifest: Manifest) -> Manifest:
+def compared(manifest: Manifest) -> dict[str, Any]:
     """All of a manifest but what `verify` added to it on other machines, before it had a file of its own for that."""
-    return replace(manifest, parity={name: part for name, part in manifest.parity.items() if name != "proofs"})
+    parity = {name: part for name, part in manifest.parity.items() if name != "proofs"}
+    return asdict(replace(manifest, parity=parity))
+
+
+def differing_fields(first: Any, second: Any, path: str = "") -> Iterator[str]:
+    """Where two values from JSON differ, by the names and places that lead there."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        pairs = [(name, first.get(name), second.get(name)) for name in {**first, **second}]
+    elif isinstance(first, list | tuple) and isinstance(second, list | tuple) and len(first) == len(second):
+        pairs = [(str(place), *both) for place, both in enumerate(zip(first, second, strict=True))]
+    else:
+        yield from [path] if first != second else []
+        return
+    for name, one, other in pairs:
+        yield from differing_fields(one, other, f"{path}.{name}" if path else name)

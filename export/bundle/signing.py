@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from export.errors import ExportError
+from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import NAME, read_manifest
-from runtime.bundle.signature import CURVES, EXTRA, SIGNATURE, content_of, recorded
+from runtime.bundle.signature import CURVES, EXTRA, SIGNATURE, check_signature, content_of, recorded
+from runtime.errors import BundleError
 
 MAKE = "make one: openssl ecparam -name prime256v1 -genkey -noout -out KEY"
 
@@ -23,12 +26,33 @@ class Signer:
     """
 
     def __init__(self, key: str | os.PathLike[str]) -> None:
-        self._config = signing_config(Path(key).expanduser())
+        self._key = Path(key).expanduser()
+        self._config = signing_config(self._key)
 
     def sign(self, folder: Path, name: str) -> None:
         """Sign all that the manifest in `folder` records, and itself, as a model of this name."""
         digests = content_of(read_manifest(folder), (folder / NAME).read_bytes())
         self._config.set_hashing_config(recorded(digests, name)).sign(folder, folder / SIGNATURE)
+
+    def check(self, bundle: Bundle) -> None:
+        """Raise ExportError unless the holder of the same key signed a bundle, all of it."""
+        with TemporaryDirectory() as folder:
+            public = Path(folder) / "public.pem"
+            public.write_bytes(public_half(self._key))
+            try:
+                check_signature(bundle, public)
+            except BundleError as error:
+                told = str(error).replace(str(public), str(self._key))
+                raise ExportError(f"nothing is added to a bundle that this key did not sign: {told}") from None
+
+
+def public_half(key: Path) -> bytes:
+    """The public key, in PEM, of a private one."""
+    from cryptography.hazmat.primitives import serialization
+
+    private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return private.public_key().public_bytes(serialization.Encoding.PEM, form)
 
 
 def signing_config(key: Path) -> Any:

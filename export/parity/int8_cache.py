@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GPT2LMHeadModel
 
+from export.parity.logits import squares
 from runtime.arrays import Floats
 from runtime.bundle.bundle import Bundle
 from runtime.bundle.manifest import Kind
@@ -22,12 +23,10 @@ from runtime.graphs.chunks import CHUNK
 from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.kinds import best_kind
 from runtime.graphs.work import Slots, Work
-from runtime.proof.rounded import centred
 
 MOST_COST = 0.001  # relative, of perplexity: a cache should cost less than any precision
 READINGS = 8192  # in both ways together: `CacheQuality.cost` has what noise so many leave
 LEAST_STEPS = 64  # of every text: a step over a row that is full is what an int8 cache is for
-ROWS = 32  # of logits in float64 at a time: all of a part would leave the processor's cache, and take ten times as long
 Texts = NDArray[np.int64]
 Reading = Iterator[tuple[slice, list[Floats]]]
 
@@ -112,16 +111,6 @@ def judge_cache(bundle: Bundle, precision: str, texts: Texts, expected: Texts) -
         agreement=same / expected.size,
         rounding=math.sqrt(off / size),
     )
-
-
-def squares(found: Floats, true: Floats) -> tuple[float, float]:
-    """The squared distance of logits [S, V] from the true ones, and the squared norm of those, centred."""
-    off, size = 0.0, 0.0
-    for start in range(0, len(true), ROWS):
-        exact = centred(true[start : start + ROWS])
-        error = centred(found[start : start + ROWS]) - exact
-        off, size = off + float(np.vdot(error, error)), size + float(np.vdot(exact, exact))
-    return off, size
 
 
 def steps_of(texts: int, length: int) -> int:

@@ -21,13 +21,12 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
 from export.architecture import LM_HEAD, WTE
-from export.parity.outputs import normwise_error
+from export.parity.logits import distance
 from export.parity.rounding import rounded_inputs
 from export.quantization.codes import QuantizedWeights
 from runtime.engine.scoring import target_logprobs
 from runtime.graphs.decode import DecodeGraph
 from runtime.graphs.work import Work
-from runtime.proof.rounded import centred
 
 MOST_ROUNDING = 0.03  # more than twice what trained checkpoints have shown
 FACTOR = 2.0  # times PyTorch's own error by rounding: an untrained checkpoint's logits may be almost only noise
@@ -171,11 +170,6 @@ def read_by_pytorch(model: GPT2LMHeadModel, texts: Ids) -> Readings:
 def logits_of(model: GPT2LMHeadModel, text: Ids) -> NDArray[np.float32]:
     logits: NDArray[np.float32] = model(torch.from_numpy(text[None]), use_cache=False).logits[0].numpy()
     return logits
-
-
-def distance(logits: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
-    """The relative distance of centred logits: no probability depends on their mean."""
-    return normwise_error(centred(logits), centred(truth))
 
 
 def read_in_steps(graph: DecodeGraph, texts: Ids) -> tuple[NDArray[np.float64], Ids]:

@@ -18,7 +18,7 @@ def gptq(weights: torch.Tensor, gram: torch.Tensor, *, bits: int, block: int, da
         damping: The share of the mean diagonal to add to the diagonal; more is nearer to plain rounding.
     """
     updates = inverse_factor(gram, damping)
-    parts = [quantize_rows(rows, updates, bits, block) for rows in torch.split(weights.double(), ROWS)]
+    parts = [quantize_rows(rows, updates, bits, block) for rows in torch.split(weights, ROWS)]
     codes, scales = (torch.cat(part) for part in zip(*parts, strict=True))
     return as_quantized(codes, scales, bits)
 
@@ -51,7 +51,7 @@ def quantize_rows(
     weights: torch.Tensor, updates: torch.Tensor, bits: int, block: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(signed codes [n, K], scales [n, K / block]) of some rows, kept by columns: those are worked on one by one."""
-    columns = weights.T.contiguous()  # [K, n]
+    columns = weights.T.double().contiguous()  # [K, n]
     codes, scales = torch.empty_like(columns), []
     for first in range(0, len(columns), block):
         scale = fit_scales(columns[first : first + block].T.float(), bits).double()
@@ -62,7 +62,7 @@ def quantize_rows(
             )
             columns[end:].addmm_(updates[start:end, end:].T, errors, alpha=-1)
         scales.append(scale)
-    return codes.T.contiguous(), torch.cat(scales, dim=1)
+    return codes.T.to(torch.int16), torch.cat(scales, dim=1)  # in float64, those of a vocabulary would be 300 MB
 
 
 def quantize_columns(

@@ -86,6 +86,16 @@ def test_a_file_that_was_changed_with_its_hash_is_named_and_so_are_other_version
     )
 
 
+def test_where_the_manifests_differ_is_told(tiny, copied):
+    parity = json.loads((copied / "manifest.json").read_text())["parity"]
+    parity["greedy"]["tokens"] += 1
+    parity["tensors"][2]["error"] = 0.5
+    change(copied, parity=parity)
+    found = reproduce_bundle(copied, str(tiny))
+    assert found.fields == ("parity.tensors.2.error", "parity.greedy.tokens")
+    assert "files differ: manifest.json (in parity.tensors.2.error, parity.greedy.tokens); all that" in found.line()
+
+
 def test_a_damaged_file_is_found_before_anything_is_made(tiny, copied):
     path = copied / "onnx" / "model.onnx_data"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")

@@ -37,6 +37,11 @@ def signed(tmp_path, checkpoint, keys):
     return tmp_path / "gpt2"
 
 
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
 def verify(folder, public, *options):
     """model-signing's own command."""
     command = [sys.executable, "-m", "model_signing", "verify", "key", folder]
@@ -149,6 +154,8 @@ def test_a_signed_bundle_gains_nothing_that_is_not_signed(signed, keys):
     with pytest.raises(ExportError, match="is signed, and what is added must be, too: add --sign KEY"):
         add_precisions(signed, "int4")
     runtime.load(signed, public_key=keys.public, device="cpu")
+    with pytest.raises(ExportError, match=r"this key did not sign: .*does not hold with the key .*other/private"):
+        add_precisions(signed, "int4", sign=key_pair(make_folder(signed.parent / "other"), "secp256r1").private)
     command = [sys.executable, "-m", "export", "--add", "int4", "--output", signed, "--sign", keys.private]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,8 @@ from onnx import numpy_helper
 import export.parity.int8_cache
 import runtime
 from export.graphs.int8_cache import write_int8_cache
-from export.parity.int8_cache import CacheQuality, judge_cache, squares
+from export.parity.int8_cache import CacheQuality, judge_cache
+from export.parity.logits import distance, squares
 from export.parity.rounding import rounded_cache
 from export.quantization.cache_scales import CALIBRATION, find_scales
 from runtime.bundle.bundle import open_bundle
@@ -240,6 +241,15 @@ def test_logits_are_as_far_off_as_their_centred_rows():
     project = np.eye(9) - np.full((9, 9), 1 / 9)
     assert off == pytest.approx(float(((noise @ project) ** 2).sum()), rel=1e-5)
     assert size == pytest.approx(float(((true @ project) ** 2).sum()), rel=1e-5)
+
+
+def test_logits_that_are_no_numbers_are_endlessly_far_off():
+    true = np.ones((3, 4), np.float32) * np.arange(4, dtype=np.float32)
+    assert distance(true, true) == 0
+    for wrong in (np.nan, np.inf):
+        found = true.copy()
+        found[1, 2] = wrong
+        assert distance(found, true) == np.inf
 
 
 def test_a_cost_is_the_mean_over_all_readings():
