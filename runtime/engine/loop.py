@@ -141,9 +141,7 @@ class Loop:
         """Let the one who has waited longest drive on."""
         with self._lock:
             self._driven = False
-            following = next(iter(self._waiting), None)
-            if following:
-                del self._waiting[following]
+            following = self._next()
         if following:
             following()
 
@@ -151,9 +149,16 @@ class Loop:
         """Forget one who waits no more; if it was to drive, another does."""
         with self._lock:
             self._waiting.pop(wake, None)
-            idle = not self._driven
-        if idle:
-            self._leave_wheel()
+            following = None if self._driven else self._next()
+        if following:
+            following()
+
+    def _next(self) -> Wake | None:
+        """Who has waited longest, and waits no more."""
+        following = next(iter(self._waiting), None)
+        if following:
+            del self._waiting[following]
+        return following
 
 
 class Several(Generic[T]):

@@ -13,6 +13,7 @@ from export.parity import lens as parity
 from export.parity.cases import make_cases
 from export.parity.outputs import pytorch_outputs
 from runtime.bundle.bundle import open_bundle
+from runtime.bundle.place import Place
 
 TEXT = "In the year 1897 the city of London was asleep; nobody heard him."
 CHANGES = [{}, {"layer_norm_epsilon": 0.5}, {"tie_word_embeddings": False}]
@@ -63,5 +64,5 @@ def test_the_verification_fails_a_lens_with_another_norm(make_pair, tmp_path):
     pair, other = make_pair(), make_pair(layer_norm_epsilon=0.5)
     shutil.copytree(pair.bundle / "onnx", tmp_path / "onnx")
     shutil.copy(other.bundle / "onnx" / "lens.onnx", tmp_path / "onnx")
-    bundle = replace(open_bundle(pair.bundle, verify=False), folder=tmp_path)
+    bundle = replace(open_bundle(pair.bundle, verify=False), place=Place(tmp_path))
     assert not any(row.passed for row in judged(pair, bundle))

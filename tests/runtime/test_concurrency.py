@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import runtime
+from runtime.engine.loop import Loop
 from runtime.graphs.slots import HostSlots
 
 THREADS = 8
@@ -181,3 +182,31 @@ def test_what_a_callers_function_raises_reaches_that_caller_alone(fresh, probes,
         assert isinstance(found[n + 1], error)
         assert "of the caller" in str(found[n + 1])
     assert not fresh.loop.busy
+
+
+class ThenLock:
+    """A lock after whose first release something happens before anything else can."""
+
+    def __init__(self, then):
+        self._lock, self._then = threading.Lock(), [then]
+
+    def __enter__(self):
+        return self._lock.__enter__()
+
+    def __exit__(self, *error):
+        self._lock.__exit__(*error)
+        if self._then:
+            self._then.pop()()
+
+
+def test_one_who_leaves_takes_no_drive_from_another_who_comes_at_that_moment():
+    """Else two threads step at once: a caller that had nothing to wait for leaves as another begins to drive."""
+    loop, comes = Loop(None), []
+
+    def come():
+        comes.append(loop._takes_wheel(lambda: None, lambda: False))
+
+    loop._lock = ThenLock(come)
+    loop.wait(lambda: True)
+    come()
+    assert comes == [True, False]

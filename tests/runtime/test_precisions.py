@@ -22,7 +22,7 @@ def test_a_precision_that_a_bundle_lacks_is_refused_with_what_it_has_and_how_to_
     for call in (runtime.load, lambda path, **options: runtime.complete("x", model=path, **options)):
         message = refusal(BundleError, call, bundle, precision=precision)
         assert message.startswith(LACKS.format(precision))
-        assert f"--precision {precision}" in message
+        assert message.endswith(f"; add it: python -m export --add {precision} --output DIR")
 
 
 def test_a_precision_that_was_refused_leaves_the_model_usable(refusal, bundle, probe):
