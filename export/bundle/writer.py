@@ -179,7 +179,10 @@ def record_file(path: Path) -> FileRecord:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that made the bundle, and which of them traced; ONNX Runtime has two wheels."""
+    """Versions of the packages that made the bundle, and which of them traced; ONNX Runtime has two wheels.
+
+    PyTorch's threads are among them: sums in other portions end in other digits.
+    """
     tracer = find_tracer()
     found = {name: metadata.version(name) for name in (*MADE_WITH, *tracer.beside)}
     onnxruntime = {"onnxruntime": load_onnxruntime().__version__}
@@ -189,4 +192,5 @@ def versions() -> dict[str, str]:
         **found,
         **onnxruntime,
         "tracer": tracer.package,
+        "threads": str(torch.get_num_threads()),
     }
