@@ -117,7 +117,8 @@ def mutated_json(content: bytes, random: Random) -> bytes:
     if known and random.random() < 0.4:
         key = str(random.choice(known))
         if key in ("architecture", "parity", "graphs", "model"):
-            found[key] = json.loads(mutated_json(json.dumps({"": found[key]}).encode(), random)).popitem()[1]
+            inner = json.loads(mutated_json(json.dumps({"": found[key]}).encode(), random))
+            found[key] = inner.popitem()[1] if inner else None  # it may have taken out all there was
         else:
             some = [PARTS[int(random.integers(0, len(PARTS)))] for _ in range(int(random.choice([1, 1, 2, 40])))]
             names = {"pre_tokenizer": "pretokenizers", "post_processor": "processors"}
