@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.bundle.as_checkpoint import write_checkpoint
+from export.bundle.model_card import NAME as CARD
 from export.bundle.placing import files_in
 from export.bundle.signing import Signer
 from export.bundle.staging import staged
@@ -25,7 +26,6 @@ from runtime.bundle.bundle import Bundle, check_hashes, open_bundle
 from runtime.bundle.manifest import NAME, Graph, Manifest
 from runtime.bundle.signature import SIGNATURE
 
-CARD = "README.md"
 WRITTEN_ANEW = (NAME, CARD, SIGNATURE)
 
 
@@ -62,7 +62,7 @@ def add_precisions(
     steps, output, asked = steps or Steps(), Path(bundle).expanduser(), check_precisions(precisions)
     signer = None if sign is None else Signer(sign)
     with steps.step("Checking the bundle"):
-        first = open_bundle(output)
+        first = open_bundle(output, verify=False)  # all files are checked below
         check_new(first, asked)
         check_signed(first, signer)
         check_hashes(first, first.manifest.files)

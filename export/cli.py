@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from export.errors import EXTRAS
 
 NAME = "gpt2-onnx-export"
+stopped: list[int] = []  # the signals that came
 
 
 def main() -> None:
@@ -47,7 +48,12 @@ def exit_on_signals() -> None:
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
+            signal.signal(number, stop)
+
+
+def stop(number: int, _: object) -> NoReturn:
+    stopped.append(number)
+    sys.exit(128 + number)
 
 
 def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -197,6 +203,8 @@ def set_up_libraries() -> None:
 
 
 def fail(message: str, code: int) -> NoReturn:
+    if stopped:  # where it came in a library's code, that may have made an error of it
+        sys.exit(128 + stopped[0])
     line = " ".join(part.strip() for part in message.splitlines())  # other spaces may be part of a name
     print(f"{NAME}: {line}", file=sys.stderr)
     sys.exit(code)

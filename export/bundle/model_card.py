@@ -6,6 +6,7 @@ from export.graphs.shortlist import FILE
 from export.parity.report import Report, make_markdown
 from runtime.bundle.manifest import Kind, Manifest
 
+NAME = "README.md"
 CARD = """---
 library_name: onnxruntime
 pipeline_tag: text-generation
@@ -68,7 +69,7 @@ def write_model_card(manifest: Manifest, report: Report, folder: Path) -> Path:
         lines="\n".join(f"- {line}" for line in report.lines()),
         made_with=", ".join(f"{name} {version}" for name, version in manifest.made_with.items()),
     )
-    card = folder / "README.md"
+    card = folder / NAME
     card.write_text(text, encoding="utf-8")
     return card
 
