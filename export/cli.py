@@ -1,6 +1,7 @@
 """The command line of the export: `gpt2-onnx-export CHECKPOINT --output DIR`, or `python -m export`."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from export.errors import EXTRAS
 
 NAME = "gpt2-onnx-export"
+INTERRUPTED = "interrupted; nothing was written"
 stopped: list[int] = []  # the signals that came
 
 
@@ -30,7 +32,7 @@ def main() -> None:
         chosen = run_again if options.reproduce is not None else run_addition if options.add is not None else run
         chosen(options)
     except KeyboardInterrupt:
-        fail("interrupted; nothing was written", 130)
+        fail(INTERRUPTED, 128 + signal.SIGINT)
     except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -44,8 +46,8 @@ def main() -> None:
 
 
 def exit_on_signals() -> None:
-    """Let the signals that would kill raise SystemExit, so that a half-written bundle is removed; nohup's stays."""
-    for name in ("SIGTERM", "SIGHUP"):
+    """Let the signals that would kill raise, so that a half-written bundle is removed; what is ignored stays so."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
@@ -53,7 +55,7 @@ def exit_on_signals() -> None:
 
 def stop(number: int, _: object) -> NoReturn:
     stopped.append(number)
-    sys.exit(128 + number)
+    raise KeyboardInterrupt
 
 
 def make_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -204,7 +206,8 @@ def set_up_libraries() -> None:
 
 def fail(message: str, code: int) -> NoReturn:
     if stopped:  # where it came in a library's code, that may have made an error of it
-        sys.exit(128 + stopped[0])
+        message, code = INTERRUPTED, 128 + stopped[0]
     line = " ".join(part.strip() for part in message.splitlines())  # other spaces may be part of a name
-    print(f"{NAME}: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a terminal that was closed
+        print(f"{NAME}: {line}", file=sys.stderr)
     sys.exit(code)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 MAPS = Path("/proc/self/maps")
 PRIVATE, WRITABLE = "p", "w"
@@ -19,7 +20,6 @@ CHUNK = 2**23  # bytes that exist twice for a moment
 POPULATE = 23  # MADV_POPULATE_WRITE, from Linux 5.14: all pages at once instead of one fault each
 MAYMOVE, FIXED = 1, 2  # of mremap
 FAILED = ctypes.c_void_p(-1).value
-Range = tuple[int, int]  # addresses
 
 
 @contextmanager
@@ -30,37 +30,46 @@ def own_pages(files: Iterable[Path]) -> Iterator[None]:
     at any time, and their addresses could be reused.
     """
     wanted = list(files)
-    before = [addresses for addresses, _ in mappings()] if wanted else []
+    before = mappings() if wanted else []
     yield
-    for start, end in mapped(wanted):
-        if not any(start < old_end and old_start < end for old_start, old_end in before):
-            for chunk in range(start, end, CHUNK):
-                replace(chunk, min(CHUNK, end - chunk))
+    names = {os.path.realpath(file) for file in wanted}  # of now: a folder may have been renamed
+    for found in mappings() if names else []:
+        if found.name in names and not any(found.overlaps(earlier) for earlier in before):
+            for chunk in range(found.start, found.end, CHUNK):
+                replace(chunk, min(CHUNK, found.end - chunk))
 
 
-def mapped(files: Iterable[Path]) -> list[Range]:
-    """The address ranges where files are mapped as private and writable."""
-    names = {os.path.realpath(file) for file in files}  # of now: a folder may have been renamed
-    return [addresses for addresses, file in mappings() if file in names] if names else []
+class Mapping(NamedTuple):
+    """Addresses where a file is mapped as private and writable."""
+
+    start: int
+    end: int
+    file: tuple[str, str]  # device and inode, which stay when the folder is renamed
+    name: str
+
+    def overlaps(self, earlier: "Mapping") -> bool:
+        """Whether the other is of the same file and addresses; those of a mapping that has gone may be used again."""
+        return self.file == earlier.file and self.start < earlier.end and earlier.start < self.end
 
 
-def mappings() -> list[tuple[Range, str]]:
-    """All private and writable mappings of files, whatever they are called: names change with their folders."""
+def mappings() -> list[Mapping]:
+    """All private and writable mappings of files."""
     if not sys.platform.startswith("linux"):
         return []
     try:
         lines = os.fsdecode(MAPS.read_bytes()).split("\n")
     except OSError:  # a container may hide it
         return []
-    return [(addresses, file) for addresses, file in map(parse, filter(None, lines)) if file]
+    return [found for found in map(parse, filter(None, lines)) if found is not None]
 
 
-def parse(line: str) -> tuple[Range, str]:
-    """(addresses, file) of a line of the table; no file if the mapping is shared or not writable."""
-    addresses, modes, _, _, _, file = [*line.split(maxsplit=5), ""][:6]
+def parse(line: str) -> Mapping | None:
+    """What a line of the table tells; None if nothing is mapped there that is private, writable and a file's."""
+    addresses, modes, _, device, inode, name = [*line.split(maxsplit=5), ""][:6]
+    if not name or PRIVATE not in modes or WRITABLE not in modes:
+        return None
     start, end = addresses.split("-")
-    private = PRIVATE in modes and WRITABLE in modes
-    return (int(start, 16), int(end, 16)), file.replace("\\012", "\n") if private else ""
+    return Mapping(int(start, 16), int(end, 16), (device, inode), name.replace("\\012", "\n"))
 
 
 def replace(start: int, size: int) -> None:

@@ -1,5 +1,7 @@
 """What becomes of a loaded model when its bundle is moved, replaced or written over, or the current folder changes."""
 
+import ctypes
+import mmap
 import os
 import shutil
 import sys
@@ -13,6 +15,7 @@ from fakes import SERVED
 import runtime
 import runtime.graphs.decode
 from runtime import BundleError
+from runtime.ort.own_pages import own_pages
 
 WEIGHTS = "onnx/model.onnx_data"
 MAPS = Path("/proc/self/maps")
@@ -202,3 +205,25 @@ def test_weights_are_taken_out_of_their_file_where_they_are_checked(bundle_copy)
     assert not mapped()
     kept.append(load(bundle_copy.folder))
     assert not mapped()
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="this system shows no table of what is mapped")
+def test_an_address_that_another_file_had_before_is_no_reason_to_leave_a_file_mapped(tmp_path):
+    """As where the collector frees a session while another is made, whose weights then come to its addresses."""
+    size, private, fixed, rights = mmap.PAGESIZE, mmap.MAP_PRIVATE, 0x10, mmap.PROT_READ | mmap.PROT_WRITE
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    one, other = tmp_path / "one", tmp_path / "other"
+    for file, content in ((one, b"1"), (other, b"2")):
+        file.write_bytes(content * size)
+    with one.open() as first, other.open() as second:
+        address = libc.mmap(None, ctypes.c_size_t(size), rights, private, first.fileno(), ctypes.c_long(0))
+        with own_pages([other]):
+            at = ctypes.c_void_p(address)
+            libc.mmap(at, ctypes.c_size_t(size), rights, private | fixed, second.fileno(), ctypes.c_long(0))
+            assert str(other) in MAPS.read_text()
+    try:
+        assert str(other) not in MAPS.read_text()
+        assert ctypes.string_at(address, size) == b"2" * size
+    finally:
+        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
