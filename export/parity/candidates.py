@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from export.checkpoint import Checkpoint
 from export.errors import ParityError
-from export.parity.cases import Case
+from export.parity.cases import Case, in_fewer_runs
 from export.parity.half import MOST_COST, half_noise, largest_activation
 from export.parity.int8_cache import judge_cache, likeliest
 from export.parity.likelihoods import as_truth, with_half
@@ -93,9 +93,12 @@ def add_quantized(
             most_cost=part.recipe.most_cost,
             integer="prefill" in kinds and readings.texts.shape[1] >= MANY,
         )
-        standards = measure_pytorch(model, cases)  # `model` is in float64 afterwards
+        give_back()
+        exact = in_fewer_runs(cases)  # as float32 arithmetic over codes decodes every weight again in each run
+        standards = measure_pytorch(model, exact)  # `model` is in float64 afterwards
         served = measure_rounding(model, part.weights, readings.texts[0].tolist(), precision=precision, kinds=kinds)
         del model
+        give_back()
         rows = judge_exact(bundle, precision, kinds, standards)
         rows += judge_rounded(bundle, served)
     except ParityError as error:

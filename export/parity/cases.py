@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from runtime.graphs.reference import position_ids
 
+STEPS = 8  # token by token, where each run takes long
 Ids = NDArray[np.int64]
 
 
@@ -64,6 +65,19 @@ def make_cases(text_ids: list[int], vocab_size: int, n_positions: int) -> list[C
         single("token by token", text, (1,) * longest),
         single("chunks", text, (short, middle - short, longest - middle)),
     ]
+
+
+def in_fewer_runs(cases: list[Case]) -> list[Case]:
+    """The same ids, of which at most the last eight are read token by token, and those before at once.
+
+    For graphs of which each run takes long, however short it is.
+    """
+    return [case if len(case.lengths) <= STEPS + 1 else ending_in_steps(case) for case in cases]
+
+
+def ending_in_steps(case: Case) -> Case:
+    before = sum(case.lengths) - STEPS
+    return replace(case, name=f"{before} tokens, then token by token", lengths=(before, *[1] * STEPS))
 
 
 def single(name: str, ids: Ids, lengths: tuple[int, ...] | None = None) -> Case:

@@ -9,6 +9,7 @@ from transformers import GPT2LMHeadModel
 
 from export.checkpoint import Checkpoint
 from export.parity.greedy import continuation_logits
+from export.parity.memory import give_back
 from runtime.bundle.manifest import Continuation, Likelihoods
 
 LONGEST = 16  # tokens of each continuation
@@ -44,9 +45,14 @@ def make_likelihoods(truth: Sequence[Tensor], found: Sequence[Tensor]) -> Likeli
 
 
 def as_truth(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
-    """Convert `model` to float64. Its attention must not pass through float32, as with reorder_and_upcast_attn."""
+    """Convert `model` to float64. Its attention must not pass through float32, as with reorder_and_upcast_attn.
+
+    Block by block: the memory of float32's tensors is too small in each place for those of float64.
+    """
     for block in model.transformer.h:
         block.attn.reorder_and_upcast_attn = False
+        block.to(torch.float64)
+        give_back()
     return model.to(torch.float64)
 
 
