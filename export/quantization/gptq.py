@@ -28,7 +28,7 @@ def inverse_factor(gram: torch.Tensor, damping: float) -> torch.Tensor:
 
     Turned about, the Cholesky factor of the gram matrix is the inverse of that: the inverse itself is not needed.
     """
-    gram = gram.double().clone()
+    gram = gram.to(torch.float64, copy=True)
     diagonal = gram.diagonal()
     diagonal += damping * diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
     return triangular_inverse(torch.linalg.cholesky(gram.flip(0, 1))).flip(0, 1)
@@ -43,8 +43,31 @@ def triangular_inverse(lower: torch.Tensor) -> torch.Tensor:
     half, inverse = size // 2, torch.zeros_like(lower)
     first, second = triangular_inverse(lower[:half, :half]), triangular_inverse(lower[half:, half:])
     inverse[:half, :half], inverse[half:, half:] = first, second
-    inverse[half:, :half] = -(second @ (lower[half:, :half] @ first))
+    inverse[half:, :half] = times_lower(lower[half:, :half], first)
+    inverse[half:, :half] = lower_times(second, inverse[half:, :half]).neg_()
     return inverse
+
+
+def lower_times(lower: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """The product of a lower triangular matrix and any other, by halves, without the zeros of the one."""
+    half = len(lower) // 2
+    if half < SOLVED:
+        return lower @ right
+    found = torch.empty_like(right)
+    found[:half] = lower_times(lower[:half, :half], right[:half])
+    found[half:] = lower_times(lower[half:, half:], right[half:]).addmm_(lower[half:, :half], right[:half])
+    return found
+
+
+def times_lower(left: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+    """The product of any matrix and a lower triangular one."""
+    half = len(lower) // 2
+    if half < SOLVED:
+        return left @ lower
+    found = torch.empty_like(left)
+    found[:, half:] = times_lower(left[:, half:], lower[half:, half:])
+    found[:, :half] = times_lower(left[:, :half], lower[:half, :half]).addmm_(left[:, half:], lower[half:, :half])
+    return found
 
 
 def quantize_rows(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from export.majors import run_block
 
+WIDTH = 512  # channels that are multiplied at once
 MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # those of a block, each a Conv1D
 
 
@@ -29,7 +30,7 @@ def measure_inputs(block: nn.Module, hidden: Sequence[Tensor]) -> dict[str, Inpu
     found: dict[str, Inputs] = {}
 
     def add(name: str, rows: Tensor) -> None:
-        gram, largest = rows.T @ rows, rows.abs().amax(dim=0)
+        gram, largest = gram_of(rows), rows.abs().amax(dim=0)
         if name in found:
             gram, largest = found[name].gram.add_(gram), torch.maximum(found[name].largest, largest)
         found[name] = Inputs(gram, largest)
@@ -38,6 +39,17 @@ def measure_inputs(block: nn.Module, hidden: Sequence[Tensor]) -> dict[str, Inpu
         for part in hidden:
             run_block(block, part)
     return found
+
+
+def gram_of(rows: Tensor) -> Tensor:
+    """x^T x [K, K] over rows x [R, K]: it is symmetric, so that half of it is a copy."""
+    size = rows.shape[1]
+    gram = rows.new_empty(size, size)
+    for start in range(0, size, WIDTH):
+        end = start + WIDTH
+        torch.mm(rows[:, start:].T, rows[:, start:end], out=gram[start:, start:end])
+        gram[start:end, end:] = gram[end:, start:end].T
+    return gram
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from export.progress import Progress
 from export.quantization.balance import balance
 from export.quantization.codes import LEAST_BLOCK, QuantizedMatrix, QuantizedWeights, largest_block
 from export.quantization.gptq import gptq
-from export.quantization.inputs import measure_inputs
+from export.quantization.inputs import gram_of, measure_inputs
 from export.quantization.recipe import DAMPING, Recipe
 
 CHUNK = 4  # texts in one run
@@ -50,7 +50,7 @@ def calibrate(checkpoint: Checkpoint, texts: NDArray[np.int64]) -> Calibration:
     """Run the checkpoint over texts [B, S], without its `lm_head`."""
     model, ids = checkpoint.load_model(), torch.from_numpy(texts)
     rows = [model.transformer(part, use_cache=False)[0].flatten(0, -2) for part in torch.split(ids, CHUNK)]
-    return Calibration(ids, torch.stack([part.T @ part for part in rows]).sum(0))
+    return Calibration(ids, torch.stack([gram_of(part) for part in rows]).sum(0))
 
 
 def quantize_checkpoint(
