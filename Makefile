@@ -72,6 +72,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --upgrade pip
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[adapter,cli,cpu,export,plot,serve,signing]" --group dev
+	@$(BIN)/python -m pip install --constraint constraints.txt --editable ".[cluster]" \
+	    || echo "== Ray cannot be installed here; what needs it is not tested"
 	@touch $@
 
 clean:

@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 BILL, PAGE = ROOT / "docs" / "sbom.cdx.json", ROOT / "docs" / "licences.md"
 OURS = "gpt2-onnx"
-EXTRAS = ("", "cpu", "cli", "plot", "guide", "serve", "signing", "export", "adapter")
+EXTRAS = ("", "cpu", "cli", "plot", "guide", "serve", "cluster", "signing", "export", "adapter")
 TARGET = {"python_version": "3.11", "python_full_version": "3.11.9", "sys_platform": "linux", "os_name": "posix"}
 TARGET |= {"platform_machine": "x86_64", "platform_system": "Linux", "implementation_name": "cpython"}
 PERMISSIVE = {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "HPND", "ISC", "MIT", "MIT-0", "MIT-CMU"}

@@ -1,12 +1,14 @@
 """`gpt2-onnx serve`: serves OpenAI's API over HTTP."""
 
 import argparse
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from runtime.cli.arguments import add_loading
 
 NEEDED = "serving needs the extra `serve`: pip install 'gpt2-onnx[serve]'"
+NEEDED_TOO = "a cluster needs the extra `cluster`: pip install 'gpt2-onnx[cluster]'"
+CLUSTER = ("replicas", "cpus", "gpus", "fronts", "prefix", "surge", "address")
 LOADING = ("precision", "device", "threads", "gpu_mem_limit", "slots", "cache", "public_key")
 
 
@@ -45,11 +47,32 @@ def add_to(commands: Any) -> None:
     add("--api-key-env", metavar="VAR", help="a variable that holds API keys, separated by commas")
     add("--api-key-file", metavar="FILE", help="a file of API keys, one a line; read again on SIGHUP")
     add("--log-prompts", action="store_true", help="log prompts too")
+    add_cluster(parser.add_argument_group("a cluster, by Ray (needs the extra `cluster`)"))
     parser.set_defaults(run=run)
+
+
+def add_cluster(group: Any) -> None:
+    """Add what `--cluster` takes; the names are those of `ClusterSettings`."""
+
+    def add(flag: str, **settings: Any) -> None:
+        group.add_argument(flag, default=argparse.SUPPRESS, **settings)
+
+    group.add_argument("--cluster", action="store_true", help="serve from replicas, on this machine or many")
+    add("--replicas", metavar="N", help="how many, or the least and the most, as 1:8 (default: 1)")
+    add("--cpus", type=float, metavar="N", help="CPUs of each replica (default: 1)")
+    add("--gpus", type=float, metavar="N", help="cards of each replica, or a share of one (default: 0)")
+    add("--fronts", type=int, metavar="N", help="processes that take requests (default: 2)")
+    add("--prefix", type=int, metavar="N", help="characters of a prompt that choose its replica (default: 256)")
+    add("--surge", type=int, metavar="%", help="more replicas while all are made anew, in percent (default: 0)")
+    add("--address", metavar="HOST:PORT", help="a Ray cluster; else RAY_ADDRESS, else one of this machine alone")
 
 
 def run(options: argparse.Namespace) -> int:
     """Load the model, and serve it until a signal comes."""
+    if options.cluster:
+        return run_cluster(options)
+    if given := [name for name in CLUSTER if name in options]:
+        raise ValueError(f"--{given[0]} is for --cluster, which is not given")
     try:
         from runtime.server import create_app
         from runtime.server.loading import load_options, load_to_serve
@@ -62,11 +85,47 @@ def run(options: argparse.Namespace) -> int:
 
     port = check_count("port", options.port, least=0, most=65_535)
     grace = check_number("grace", options.grace, "a number of seconds from 0 to 86,400", least=0, most=86_400)
-    limits = {field.name: getattr(options, field.name) for field in fields(ServerSettings) if field.name in options}
-    settings = from_environment(**limits)
-    given = {name: getattr(options, name) for name in LOADING if getattr(options, name) is not None}
+    settings = from_environment(**limits_of(options, ServerSettings))
     set_up(options.log_format)
     with end_at_once(), bound(options.host, port) as address:
-        app = create_app(load_to_serve(options.model, **load_options() | given), settings)
+        app = create_app(load_to_serve(options.model, **load_options() | loading_of(options)), settings)
         serve(app, address, grace=grace)
     return 0
+
+
+def run_cluster(options: argparse.Namespace) -> int:
+    """Serve from replicas until a signal comes."""
+    try:
+        from runtime.cluster import ClusterSettings
+        from runtime.cluster.serving import serve_cluster
+        from runtime.server import ServerSettings
+        from runtime.server.loading import load_options
+        from runtime.server.logs import set_up
+        from runtime.server.serving import bound
+        from runtime.server.settings import from_environment
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{NEEDED_TOO} ({error.name} is missing)") from None
+    from runtime.api import find_model
+    from runtime.checks import check_count
+
+    own = {name: getattr(options, name) for name in CLUSTER if name in options and name != "address"}
+    limits = asdict(from_environment(**limits_of(options, ServerSettings)))
+    loading = load_options() | loading_of(options)
+    model = str(find_model(options.model).absolute())
+    settings = ClusterSettings.of(model=model, grace=options.grace, **own, **loading, **limits)
+    port = check_count("port", options.port, least=1, most=65_535)
+    set_up(options.log_format)
+    with bound(options.host, port):  # or Ray would say so in its own way
+        pass
+    serve_cluster(settings, host=options.host, port=port, address=getattr(options, "address", None))
+    return 0
+
+
+def limits_of(options: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """The limits that flags give."""
+    return {field.name: getattr(options, field.name) for field in fields(kind) if field.name in options}
+
+
+def loading_of(options: argparse.Namespace) -> dict[str, Any]:
+    """How flags want the model loaded."""
+    return {name: getattr(options, name) for name in LOADING if getattr(options, name) is not None}
