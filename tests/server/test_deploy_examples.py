@@ -1,4 +1,4 @@
-"""examples/deploy: what systemd, Kubernetes' schemas and nginx say of the files, and a stream through nginx."""
+"""examples/deploy: what systemd, Kubernetes, KServe and nginx say of the files, and a stream through nginx."""
 
 import copy
 import os
@@ -7,11 +7,13 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import kserve_schema
 import pytest
 
 from runtime.cli import serve
@@ -78,48 +80,78 @@ def test_the_units_command_is_one_that_serves():
 
 # Kubernetes
 
+RELEASES = ("1.30", "1.37")
+CONTAINER = ("spec", "template", "spec", "containers", 0)
+METRIC = ("spec", "metrics", 0, "pods")
+
+
+def loaded(name):
+    import yaml
+
+    return {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8"))}
+
 
 @pytest.fixture
 def manifests():
-    import yaml
-
-    found = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
-    return {each["kind"]: each for each in found}
+    return loaded("kubernetes.yaml")
 
 
-@pytest.mark.parametrize("release", ["1.30", "1.37"])
-def test_kubernetes_schemas_fit(manifests, release):
-    import kubernetes_validate
-
-    assert set(manifests) == {"Deployment", "Service"}
-    for each in manifests.values():
-        kubernetes_validate.validate(each, release, strict=True)
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("spec", "replicas"), "two"),
-        (("spec", "template", "spec", "containers", 0, "ports", 0, "containerPort"), "http"),
-        (("spec", "template", "spec", "containers", 0, "livenesProbe"), {}),
-        (("spec", "template", "spec", "securityContext", "runAsNonRoot"), "yes"),
-        (("spec", "template", "spec", "containers", 0, "name"), None),
-        (("spec", "selector"), None),
-    ],
-    ids=lambda value: str(value[-1]) if isinstance(value, tuple) else None,
-)
-def test_a_field_that_is_wrong_does_not(manifests, path, value):
-    import kubernetes_validate
-
-    broken = copy.deepcopy(manifests["Deployment"])
-    place = broken
+def changed(manifest, path, value):
+    """A copy with another value at a place, or with nothing there."""
+    copied = copy.deepcopy(manifest)
+    place = copied
     for part in path[:-1]:
         place = place[part]
     place[path[-1]] = value
     if value is None:
         del place[path[-1]]
+    return copied
+
+
+@pytest.fixture
+def gauges(server):
+    """What a server's /metrics shows as gauges."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    told = text_string_to_metric_families(server.client.get("/metrics").text)
+    return {family.name for family in told if family.type == "gauge"}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_kubernetes_schemas_fit(manifests, release):
+    import kubernetes_validate
+
+    assert set(manifests) == {"Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    for each in manifests.values():
+        kubernetes_validate.validate(each, release, strict=True)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("Deployment", ("spec", "replicas"), "two"),
+        ("Deployment", (*CONTAINER, "ports", 0, "containerPort"), "http"),
+        ("Deployment", (*CONTAINER, "livenesProbe"), {}),
+        ("Deployment", ("spec", "template", "spec", "securityContext", "runAsNonRoot"), "yes"),
+        ("Deployment", (*CONTAINER, "name"), None),
+        ("Deployment", ("spec", "selector"), None),
+        ("Service", ("spec", "ports", 0, "port"), None),
+        ("HorizontalPodAutoscaler", ("spec", "maxReplicas"), None),
+        ("HorizontalPodAutoscaler", ("spec", "minimumReplicas"), 2),
+        ("HorizontalPodAutoscaler", (*METRIC, "metric", "name"), None),
+        ("HorizontalPodAutoscaler", (*METRIC, "target", "average"), "4"),
+        ("HorizontalPodAutoscaler", ("spec", "behavior", "scaleUp", "policies", 0, "value"), "100%"),
+        ("PodDisruptionBudget", ("spec", "maxUnavailabel"), 1),
+        ("PodDisruptionBudget", ("spec", "selector", "matchLabels"), ["gpt2-onnx"]),
+    ],
+    ids=lambda value: str(value[-1]) if isinstance(value, tuple) else None,
+)
+def test_a_field_that_is_wrong_does_not(manifests, kind, path, value, release):
+    import kubernetes_validate
+
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(broken, "1.37", strict=True)
+        kubernetes_validate.validate(changed(manifests[kind], path, value), release, strict=True)
 
 
 def test_the_pod_serves_what_its_probes_and_its_service_ask(manifests):
@@ -147,6 +179,158 @@ def test_the_pod_serves_what_its_probes_and_its_service_ask(manifests):
     assert mounts["model"] == "/model"  # GPT2_ONNX_MODEL of the image
     memory = float(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
     assert memory > SMALL_MEMORY
+
+
+def test_the_autoscaler_counts_what_the_server_shows(manifests, gauges):
+    deployment, autoscaler = manifests["Deployment"], manifests["HorizontalPodAutoscaler"]["spec"]
+    assert autoscaler["scaleTargetRef"] == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": deployment["kind"],
+        "name": deployment["metadata"]["name"],
+    }
+    assert "replicas" not in deployment["spec"]  # each `kubectl apply` would set it anew
+    targets = {
+        each["pods"]["metric"]["name"]: float(each["pods"]["target"]["averageValue"]) for each in autoscaler["metrics"]
+    }
+    assert targets.keys() <= gauges
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    options = served(container["args"])
+    assert "max_queue" not in options  # the default, then
+    assert 0 < targets["gpt2_onnx_waiting"] < ServerSettings().max_queue
+    assert 0 < targets["gpt2_onnx_running"] < options.slots
+
+
+def test_a_drain_and_an_update_go_on_and_leave_pods(manifests):
+    deployment, budget = manifests["Deployment"]["spec"], manifests["PodDisruptionBudget"]["spec"]
+    assert budget["selector"] == deployment["selector"]
+    assert budget["selector"]["matchLabels"].items() <= deployment["template"]["metadata"]["labels"].items()
+    least = manifests["HorizontalPodAutoscaler"]["spec"]["minReplicas"]
+    assert (least, budget["maxUnavailable"]) == (2, 1)  # one may always go, and one stays
+    assert deployment["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+
+
+# KServe
+
+EXTERNAL = ("spec", "predictor", "autoScaling", "metrics", 0, "external")
+
+
+@pytest.fixture
+def kserve():
+    return loaded("kserve.yaml")
+
+
+@pytest.fixture(scope="session")
+def schema(make_once):
+    """KServe's types, of a wheel that is fetched."""
+    try:
+        return kserve_schema.Schema(make_once("kserve", kserve_schema.fetch))
+    except kserve_schema.WheelError as error:
+        pytest.skip(f"kserve {kserve_schema.RELEASE} cannot be fetched, kserve.yaml is unread: {error}")
+
+
+def test_kserves_types_fit(kserve, schema):
+    """What is Kubernetes' own in both manifests, their pod has."""
+    import kubernetes_validate
+
+    assert set(kserve) == {"ServingRuntime", "InferenceService"}
+    of_runtime, of_service = (schema.check(kserve[kind]) for kind in ("ServingRuntime", "InferenceService"))
+    assert of_runtime.keys() == {"V1ObjectMeta", "V1Container", "V1Volume"}
+    assert of_service.keys() == {"V1ObjectMeta", "V1PodSecurityContext"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "spec": {
+            "containers": of_runtime["V1Container"],
+            "volumes": of_runtime["V1Volume"],
+            "securityContext": of_service["V1PodSecurityContext"][0],
+        },
+    }
+    for release in RELEASES:
+        for parts in (of_runtime, of_service):
+            kubernetes_validate.validate({**pod, "metadata": parts["V1ObjectMeta"][0]}, release, strict=True)
+        broken = changed(pod, ("spec", "containers", 0, "startupProbe", "httpGet", "prot"), 1)
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(broken, release, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "told"),
+    [
+        ("ServingRuntime", ("spec", "supportedModelFormat"), [], "ServingRuntime.spec has no field supportedModelF"),
+        ("ServingRuntime", ("spec", "containers"), None, "ServingRuntime.spec: .*`containers`, must not be"),
+        (
+            "ServingRuntime",
+            ("spec", "supportedModelFormats", 0, "autoSelect"),
+            "yes",
+            r"Formats\[0\].autoSelect must be",
+        ),
+        ("ServingRuntime", ("spec", "annotations", "prometheus.io/port"), 8080, "port must be str, got 8080"),
+        ("InferenceService", ("spec", "predictor", "maxReplicas"), True, "predictor.maxReplicas must be int, got True"),
+        ("InferenceService", ("spec", "predictor", "model", "uri"), "pvc://x", "predictor.model has no field uri"),
+        ("InferenceService", (*EXTERNAL, "target"), None, r"metrics\[0\].external: .*`target`, must not be"),
+        ("InferenceService", (*EXTERNAL, "target", "value"), "four", "target.value must be a quantity, got 'four'"),
+        ("InferenceService", ("spec", "predictor", "model"), [], "predictor.model must be a mapping"),
+    ],
+    ids=lambda value: str(value[-1]) if isinstance(value, tuple) else "",
+)
+def test_what_kserve_does_not_know_does_not_fit(kserve, schema, kind, path, value, told):
+    with pytest.raises(ValueError, match=told):
+        schema.check(changed(kserve[kind], path, value))
+
+
+def test_kserves_types_leave_no_module_behind(schema):
+    assert schema is not None
+    assert not [name for name in sys.modules if name.partition(".")[0] == "kserve"]
+
+
+def test_kserves_container_serves_what_its_probes_ask(kserve):
+    runtime, service = kserve["ServingRuntime"]["spec"], kserve["InferenceService"]
+    (container,) = runtime["containers"]
+    assert container["name"] == "kserve-container"  # whose model KServe mounts at /mnt/models
+    named = [part.replace("{{.Name}}", service["metadata"]["name"]) for part in container["args"]]
+    options = served(named)
+    assert options.served_name == service["metadata"]["name"]
+    (port,) = container["ports"]
+    assert (options.host, options.port, options.model) == ("0.0.0.0", port["containerPort"], "/mnt/models")
+    assert runtime["annotations"]["prometheus.io/port"] == str(options.port)
+    assert {runtime["annotations"]["prometheus.io/path"]} <= PATHS
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
+    assert probes == {
+        "startup": {"path": "/healthz", "port": options.port},
+        "readiness": {"path": "/readyz", "port": options.port},
+        "liveness": {"path": "/healthz", "port": options.port},
+    }
+    (mount,), (volume,) = container["volumeMounts"], runtime["volumes"]
+    assert (mount["name"], options.api_key_file) == (volume["name"], f"{mount['mountPath']}/keys")
+    predictor = service["spec"]["predictor"]
+    assert predictor["model"]["runtime"] == kserve["ServingRuntime"]["metadata"]["name"]
+    assert predictor["model"]["modelFormat"]["name"] in [each["name"] for each in runtime["supportedModelFormats"]]
+    assert predictor["timeout"] > ServerSettings().timeout
+    sleep = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert predictor["terminationGracePeriodSeconds"] >= sleep + options.grace + 5
+    assert float(container["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30 > SMALL_MEMORY
+
+
+def test_kserve_scales_by_what_the_server_shows(kserve, gauges):
+    """By KEDA, as KServe's own metrics are processor and memory without Knative."""
+    service = kserve["InferenceService"]
+    assert service["metadata"]["annotations"] == {
+        "serving.kserve.io/deploymentMode": "Standard",
+        "serving.kserve.io/autoscalerClass": "keda",
+    }
+    predictor = service["spec"]["predictor"]
+    assert 2 <= predictor["minReplicas"] < predictor["maxReplicas"]
+    (container,) = kserve["ServingRuntime"]["spec"]["containers"]
+    most = {"gpt2_onnx_waiting": ServerSettings().max_queue, "gpt2_onnx_running": served(container["args"]).slots}
+    assert most.keys() <= gauges
+    targets = {}
+    for each in predictor["autoScaling"]["metrics"]:
+        query = each["external"]["metric"]["query"]
+        name, pods = re.fullmatch(r"sum\(avg_over_time\((\w+)\{pod=~\"(.+)\"\}\[1m\]\)\)", query).groups()
+        assert re.fullmatch(pods, f"{service['metadata']['name']}-predictor-6d4b75cb6d-hwfnx")
+        targets[name] = float(each["external"]["target"]["value"])
+    assert targets.keys() == most.keys()
+    assert all(0 < targets[name] < limit for name, limit in most.items())
 
 
 # nginx
