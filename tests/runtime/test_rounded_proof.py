@@ -98,6 +98,16 @@ def test_notes_are_read(noted):
     assert list(prove_rounded(bundle, "int4")) == []
 
 
+def test_no_error_that_is_noted_lets_other_numbers_pass(noted):
+    """Whoever writes the manifest writes what PyTorch's rounding costs, too; the runtime knows how much that can be."""
+
+    def boast(content):
+        content["pytorch_errors"]["decode"] = dict.fromkeys(content["pytorch_errors"]["decode"], 1e300)
+
+    (proof,) = prove_rounded(noted(boast), "int8")
+    assert not proof.passed
+
+
 def test_a_bundle_without_notes_has_no_proof(bundle):
     opened = open_bundle(bundle, verify=False)
     parity = {name: content for name, content in opened.manifest.parity.items() if name != "rounded"}
