@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Iterator
@@ -86,12 +87,15 @@ def shown(settings: ClusterSettings) -> str:
 def connected(address: str | None, *, alone: bool) -> Iterator[None]:
     """A connection to Ray; a cluster of this machine alone begins and ends with it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell a server of Ray's makers
+    if alone:  # a token of its own, or Ray would write one into the user's home
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    for name in ("ray", "ray.serve"):  # what the log of this command says itself
+        logging.getLogger(name).setLevel(logging.ERROR)
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": CPUS} if alone else {}
     try:
         ray.init(address="local" if alone else address, logging_level="error", log_to_driver=False, **local)
     except ConnectionError as error:
         raise RuntimeError(f"there is no Ray cluster at {address or os.environ['RAY_ADDRESS']}: {error}") from None
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         yield
     finally:

@@ -160,6 +160,15 @@ def test_a_new_model_is_rolled_out_without_a_failed_request(started, bundle, tmp
     assert {model for *_, model in load.texts[told + 8 :]} == {"second"}
 
 
+@pytest.mark.wide
+def test_a_replica_more_is_made_where_slots_do_not_suffice(started, bundle, expected):
+    cluster = started(bundle, "--replicas", "1:2", "--slots", 2)
+    with Load(cluster, 8) as load:
+        cluster.wait_for(lambda: len(cluster.replicas()) == 2, 90)
+    assert load.errors == []
+    assert {(prompt, text) for prompt, text, _ in load.texts} <= set(expected.items())
+
+
 def command(*arguments):
     done = subprocess.run(
         [sys.executable, "-m", "runtime", "serve", *map(str, arguments)], capture_output=True, text=True, check=False
