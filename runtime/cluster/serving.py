@@ -39,7 +39,7 @@ def serve_cluster(settings: ClusterSettings, *, host: str, port: int, address: s
     with connected(address, alone=alone), heard(ended, renewed):  # Ray sets handlers of its own
         serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
         deploy(settings)
-        logger.info("serving %s at http://%s:%d with %s replicas", settings.model, host, port, shown(settings))
+        logger.info("serving %s at http://%s:%d with %s", settings.model, host, port, shown(settings))
         while not ended.wait(LOOKS):
             if renewed.is_set():
                 renewed.clear()
@@ -80,7 +80,7 @@ def renew(settings: ClusterSettings, *, here: bool) -> None:
 
 def shown(settings: ClusterSettings) -> str:
     least, most = settings.replicas
-    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{least:,} to {most:,} replicas" if least < most else f"{most:,} replica{'s' * (most > 1)}"
 
 
 @contextmanager
