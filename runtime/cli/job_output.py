@@ -1,10 +1,12 @@
-"""The output of a batch: a locked JSONL file that can be resumed after a kill at any moment."""
+"""The output of a batch: a locked JSONL file that can be resumed after a kill at any moment, or Parquet made of it."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from runtime.cli.job_parquet import is_parquet, pyarrow, read_records, write_records
 
 try:
     import fcntl
@@ -45,6 +47,9 @@ class BatchOutput:
         self._file.write(json.dumps(record).encode() + b"\n")  # the file is open for appending
         self._file.flush()
 
+    def finish(self) -> None:
+        """Called once all records are written."""
+
     def close(self) -> None:
         self._file.close()
 
@@ -53,6 +58,56 @@ class BatchOutput:
         if not isinstance(record, dict) or "digest" not in record:
             raise ValueError(f"{self.path} is not an output of this command (line {number}); choose another --output")
         return record
+
+
+class ParquetOutput(BatchOutput):
+    """Records that become a Parquet file once all are there; until then they are lines of a file beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._whole, self._unread = path, path.exists()
+        super().__init__(path.with_name(f"{path.name}.jsonl"))
+
+    def begin_again(self) -> None:
+        super().begin_again()
+        if self._unread:
+            next(read_records(self._whole), None)  # raises where it is not ours
+            self._whole.unlink()
+            self._unread = False
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Those of the lines; if there are none, those of the Parquet file."""
+        self._unread = self._unread and self._empty
+        yield from read_records(self._whole) if self._unread else super().records()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        if self._unread:
+            self._unread = False
+            for earlier in read_records(self._whole):
+                super().write(earlier)
+        super().write(record)
+
+    def finish(self) -> None:
+        """Write the Parquet file, unless it is there and nothing was added."""
+        if not self._unread:
+            write_records(self._whole, super().records)
+            self._file.truncate(0)
+
+    def close(self) -> None:
+        if self._empty:
+            self.path.unlink(missing_ok=True)
+        super().close()
+
+    @property
+    def _empty(self) -> bool:
+        return os.fstat(self._file.fileno()).st_size == 0
+
+
+def open_output(path: Path) -> BatchOutput:
+    """The output at `path`, Parquet if it ends in .parquet; ValueError if another process is writing it."""
+    if not is_parquet(path):
+        return BatchOutput(path)
+    pyarrow()  # raises what is missing before anything is done
+    return ParquetOutput(path)
 
 
 def is_cut_short(line: bytes) -> bool:

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import math
-from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from runtime.bundle.bundle import Bundle
 from runtime.checks import check_text
+from runtime.cli.job_input import Row
 from runtime.errors import BundleError
+from runtime.model import Model, generate_each
 from runtime.text.generation import Generation
 from runtime.text.options import check_settings
 from runtime.text.prompts import Prompting
@@ -46,29 +48,25 @@ class Job:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What applies to every line: the hash of the weights, and the options of the command."""
+    """What applies to every line: the identity of the model, and the options of the command."""
 
-    weights_sha256: str
+    identity: str
     options: Mapping[str, Any]
 
     @cached_property
     def _written(self) -> bytes:
-        return json.dumps([self.weights_sha256, self.options], sort_keys=True).encode()
+        return json.dumps([self.identity, self.options], sort_keys=True).encode()
 
     def digest(self, line: bytes) -> str:
         return hashlib.sha256(self._written + line.strip()).hexdigest()[:16]
 
 
-def read_jobs(lines: Iterable[bytes], prompting: Prompting, defaults: Defaults) -> Iterator[Job]:
-    """Read one job per line, lazily; empty lines are left out."""
-    for number, line in enumerate(lines, start=1):
-        if not is_empty(line):
-            yield read_job(number, line, prompting, defaults)
-
-
-def is_empty(line: bytes) -> bool:
-    """Whether a line is blank, but for a byte order mark, with which Windows' editors begin a file."""
-    return not line.removeprefix(BOM_UTF8).strip()
+def identity(bundle: Bundle, precision: str, cache: str) -> str:
+    """What determines a model's output: its weights, its precision, and what its keys and values are kept in."""
+    parts = [precision] if precision != "fp32" else []
+    if cache == "int8":
+        parts.append("int8 cache")
+    return " ".join([bundle.manifest.source.weights_sha256, *parts])
 
 
 def read_job(number: int, line: bytes, prompting: Prompting, defaults: Defaults) -> Job:
@@ -125,12 +123,12 @@ class Tally:
         return f"{self.lines - self.bad:,} of {self.lines:,} lines completed{earlier}, {self.bad:,} bad"
 
 
-def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]], output: Path) -> Tally:
-    """Skip the jobs that earlier runs have finished; ValueError if their records are from another input."""
+def skip_made(digests: Iterator[str], records: Iterable[Mapping[str, Any]], output: Path) -> Tally:
+    """Skip the lines that earlier runs have finished; ValueError if their records are from another input."""
     tally = Tally()
     for number, record in enumerate(records, start=1):
-        job = next(jobs, None)
-        if job is None or record.get("digest") != job.digest:
+        expected = next(digests, None)
+        if expected is None or record.get("digest") != expected:
             raise ValueError(
                 f"line {number} of {output}, with id {record.get('id')!r}, is from another input, another model or "
                 "other options; choose another --output, or --force to start over"
@@ -138,6 +136,15 @@ def skip_made(jobs: Iterator[Job], records: Iterable[Mapping[str, Any]], output:
         tally.count(record)
     tally.earlier = tally.lines
     return tally
+
+
+def complete_rows(
+    rows: Iterable[Row], model: Model, defaults: Defaults, batch_size: int, finished: Callable[[int], object]
+) -> Iterator[Job]:
+    """Complete rows, and yield their jobs in order; `finished` is called with the tokens of each at once."""
+    jobs = (read_job(row.number, row.line, model.prompting, defaults) for row in rows)
+    run = partial(generate_each, model, at_once=batch_size)
+    return run_jobs(jobs, run, lambda generation: finished(len(generation.token_ids)))
 
 
 def run_jobs(jobs: Iterable[Job], run: Run, finished: Callable[[Generation], object]) -> Iterator[Job]:

@@ -1,6 +1,7 @@
 """Progress on standard error: a tqdm bar on a terminal; elsewhere only messages."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,18 @@ class Bar:
             self._bar.write(line, file=sys.stderr)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+class Speed:
+    """Advances a bar, with tokens per second at its end."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._tokens, self._started = bar, 0, time.perf_counter()
+
+    def count(self, rows: int, tokens: int) -> None:
+        self._tokens += tokens
+        self._bar.note(f"{self._tokens / (time.perf_counter() - self._started):,.0f} tokens/s")
+        self._bar.update(rows)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`gpt2-onnx serve`: serves OpenAI's API over HTTP."""
 
 import argparse
+import os
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -95,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
 
 def run_cluster(options: argparse.Namespace) -> int:
     """Serve from replicas until a signal comes."""
+    if "address" in options:
+        os.environ["RAY_ADDRESS"] = options.address  # read when Ray is imported
     try:
         from runtime.cluster import ClusterSettings
         from runtime.cluster.serving import serve_cluster
@@ -117,7 +120,7 @@ def run_cluster(options: argparse.Namespace) -> int:
     set_up(options.log_format)
     with bound(options.host, port):  # or Ray would say so in its own way
         pass
-    serve_cluster(settings, host=options.host, port=port, address=getattr(options, "address", None))
+    serve_cluster(settings, host=options.host, port=port)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from ray import serve
 
 import runtime
 from runtime.cluster.application import build
+from runtime.cluster.environment import is_elsewhere, take_own_token
 from runtime.cluster.settings import ClusterSettings
 
 NAME = "gpt2-onnx"  # of the application
@@ -23,20 +23,17 @@ LOOKS = 0.2  # seconds between two looks for a signal
 logger = logging.getLogger("runtime")
 
 
-def serve_cluster(settings: ClusterSettings, *, host: str, port: int, address: str | None = None) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    Args:
-        address: Of a Ray cluster; by default that of RAY_ADDRESS, or a cluster of this machine alone, which ends too.
+def serve_cluster(settings: ClusterSettings, *, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT, on the cluster at RAY_ADDRESS, or on one of this machine alone, which ends too.
 
     Raises:
         BundleError: There is no bundle, or not one that can be served.
         RuntimeError: There is no cluster, or no replica could be made; the message says why.
     """
-    alone = address is None and "RAY_ADDRESS" not in os.environ
+    alone = not is_elsewhere()
     check(settings, here=alone)
     ended, renewed = threading.Event(), threading.Event()
-    with connected(address, alone=alone), heard(ended, renewed):  # Ray sets handlers of its own
+    with connected(alone=alone), heard(ended, renewed):  # Ray sets handlers of its own
         serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
         deploy(settings)
         logger.info("serving %s at http://%s:%d with %s", settings.model, host, port, shown(settings))
@@ -84,18 +81,17 @@ def shown(settings: ClusterSettings) -> str:
 
 
 @contextmanager
-def connected(address: str | None, *, alone: bool) -> Iterator[None]:
+def connected(*, alone: bool) -> Iterator[None]:
     """A connection to Ray; a cluster of this machine alone begins and ends with it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell a server of Ray's makers
-    if alone:  # a token of its own, or Ray would write one into the user's home
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if alone:
+        take_own_token()
     for name in ("ray", "ray.serve"):  # what the log of this command says itself
         logging.getLogger(name).setLevel(logging.ERROR)
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": CPUS} if alone else {}
     try:
-        ray.init(address="local" if alone else address, logging_level="error", log_to_driver=False, **local)
+        ray.init(address="local" if alone else None, logging_level="error", log_to_driver=False, **local)
     except ConnectionError as error:
-        raise RuntimeError(f"there is no Ray cluster at {address or os.environ['RAY_ADDRESS']}: {error}") from None
+        raise RuntimeError(f"there is no Ray cluster at {os.environ.get('RAY_ADDRESS')}: {error}") from None
     try:
         yield
     finally:
