@@ -1,0 +1,1 @@
+"""Many replicas: a discrete-event simulation of them, its measured inputs, and how far it is from two live servers."""
