@@ -55,7 +55,7 @@ def test_one_slot_is_m_m_1(load):
 
 @pytest.mark.parametrize(("slots", "load"), [(4, 0.8), (8, 0.7)])
 def test_slots_of_a_speed_of_their_own_are_m_m_c(slots, load):
-    fleet = alone({1: FINE}, load * slots, 300_000 / slots, slots=slots)
+    fleet = alone({1: FINE}, load * slots, 220_000 / slots, slots=slots)
     fleet.env.run()
     offered = load * slots
     all_busy = offered**slots / math.factorial(slots) / (1 - load)

@@ -96,7 +96,7 @@ def bundle_of(options: argparse.Namespace) -> Path:
 
 def measure(options: argparse.Namespace) -> Any:
     cpu = max(os.sched_getaffinity(0))
-    found = inputs_of.measured(bundle_of(options), options.precision, options.slots, cpu, options.rounds)
+    found = inputs_of.measured(bundle_of(options), options.precision, options.slots, cpu, options.rounds, Texts())
     show(found.title, found.machine, inputs_table(found))
     return asdict(found)
 

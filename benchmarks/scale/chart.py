@@ -36,7 +36,7 @@ def draw(days: dict[str, tuple[Fleet, np.ndarray]], compress: float, path: Path)
         for axes, column in ((grid[1], FIRST), (grid[2], LATENCY)):
             for share, style in ((50, "-"), (99, "--")):
                 values = [np.percentile(part[:, column], share) if len(part) else np.nan for part in parts]
-                label = f"{CHOOSERS[chooser]}, p{share}"
+                label = CHOOSERS[chooser] if share == 50 else None
                 axes.plot(hours, values, style, color=COLOURS[chooser], linewidth=1.6, label=label)
     fleet = next(iter(days.values()))[0]
     for axes, label in zip(grid, ("texts a second", "first token, s", "whole text, s"), strict=True):
@@ -47,8 +47,12 @@ def draw(days: dict[str, tuple[Fleet, np.ndarray]], compress: float, path: Path)
         axes.yaxis.set_major_formatter("{x:g}")
     grid[0].set_ylim(0)
     grid[0].set_title(f"{len(fleet.replicas):,} replicas, a day", loc="left", color=INK, fontsize=11, fontweight="bold")
-    grid[1].legend(frameon=False, fontsize=8.5, labelcolor=INK, ncols=3, loc="upper left")
-    grid[2].set_xlabel("hour of the day; shaded: the update; ticks: a replica fails", color=SOFT, fontsize=9)
+    grid[1].legend(frameon=False, fontsize=8.5, labelcolor=INK, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+    grid[2].set_xlabel(
+        "hour of the day; broken lines: 99th percentile; shaded: the update; ticks: a replica fails",
+        color=SOFT,
+        fontsize=9,
+    )
     grid[2].set_xlim(0, 24)
     grid[2].set_xticks(range(0, 25, 3))
     figure.tight_layout()
@@ -61,7 +65,7 @@ def mark(axes: Any, fleet: Fleet, compress: float) -> None:
     times = {kind: [at * compress / HOUR for at, each in fleet.events if each == kind] for _, kind in fleet.events}
     for begins, ends in zip(times.get("update begins", []), times.get("update ends", []), strict=True):
         axes.axvspan(begins, ends, color=FAINT, alpha=0.6, linewidth=0)
-    failures = times.get("failure", [])
+    failures = [at for at in times.get("failure", []) if at < 24]
     axes.plot(
         failures, np.zeros(len(failures)), "|", color=INK, markersize=7, transform=axes.get_xaxis_transform(),
         clip_on=False, linewidth=0,

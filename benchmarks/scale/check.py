@@ -35,7 +35,7 @@ def checked(
         idle = statistics.median(server.memory("VmRSS") for server in servers)
         for turn in range(rounds):
             remark(f"round {turn + 1} of {rounds}: what the servers take")
-            inputs.append(of_servers(bundle, precision, servers, cold=cold, idle=idle))
+            inputs.append(of_servers(bundle, precision, servers, TEXTS, cold=cold, idle=idle))
             for share in SHARES:
                 for chooser in CHECKED:
                     load = f"{share:.0%}, {chooser}"

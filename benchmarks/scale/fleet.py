@@ -95,6 +95,13 @@ class Fleet:
         if self.plan.failures:
             self.env.process(self._fail(seconds))
 
+    def fill(self, texts: Texts) -> None:
+        """Let as many texts arrive now as there are slots."""
+        source = np.random.default_rng(self.plan.seed + 1)
+        drawn = texts.draw(source, self.plan.slots * len(self.replicas))
+        for each in zip(*drawn, strict=True):
+            self.send(Text(self.env.now, *each))
+
     def _arrive(self, rate: Rate, most: float, seconds: float, texts: Texts) -> Process:
         source, env = np.random.default_rng(self.plan.seed), self.env
         for times in arrivals(rate, most, seconds, source):

@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.common.study import machine
 from benchmarks.scale.live import Live, live, measured_speed
+from benchmarks.scale.load import Texts
 from benchmarks.scale.quiet import watched
 from benchmarks.scale.replica import Speed
 
@@ -59,22 +60,25 @@ def read(path: Path) -> Inputs:
     return Inputs(**found | {"steps": {int(texts): seconds for texts, seconds in found["steps"].items()}})
 
 
-def measured(bundle: Path, precision: str, slots: int, cpu: int, rounds: int) -> Inputs:
-    """Of one server on one CPU; its client has another, where there is one."""
+def measured(bundle: Path, precision: str, slots: int, cpu: int, rounds: int, texts: Texts) -> Inputs:
+    """Of one server on one CPU, after prompts as `texts` has; its client has another CPU, where there is one."""
     cold, idle = list[float](), list[float]()
     for _ in range(rounds):
         with live(bundle, precision, slots, cpu) as server:
             cold.append(server.cold)
             idle.append(server.memory("VmRSS"))
     with live(bundle, precision, slots, cpu) as server:
-        return of_servers(bundle, precision, [server], cold=statistics.median(cold), idle=statistics.median(idle))
+        before = {"cold": statistics.median(cold), "idle": statistics.median(idle)}
+        return of_servers(bundle, precision, [server], texts, **before)
 
 
-def of_servers(bundle: Path, precision: str, servers: Sequence[Live], *, cold: float, idle: float) -> Inputs:
+def of_servers(
+    bundle: Path, precision: str, servers: Sequence[Live], texts: Texts, *, cold: float, idle: float
+) -> Inputs:
     """What servers take that are up and busy alike."""
     shape: dict[str, Any] = json.loads((bundle / "config.json").read_text())
     with watched(server.process.pid for server in servers) as others:
-        speed = measured_speed(servers, shape["vocab_size"])
+        speed = measured_speed(servers, shape["vocab_size"], round(texts.means()[0]))
     return Inputs(
         title=f"{bundle.resolve().name}, {precision}, one core a replica",
         machine=machine("onnxruntime", "uvicorn"),

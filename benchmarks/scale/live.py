@@ -72,17 +72,22 @@ def live(bundle: Path, precision: str, slots: int, cpu: int) -> Iterator[Live]:
             process.wait(60)
 
 
-def measured_speed(servers: Sequence[Live], vocabulary: int) -> Speed:
-    """What servers take while all of them are busy alike, HTTP and the client with it: medians of turns."""
+def measured_speed(servers: Sequence[Live], vocabulary: int, prompt: int) -> Speed:
+    """What servers take while all of them are busy alike, HTTP and the client with it: medians of turns.
+
+    Args:
+        prompt: Tokens before those that are timed, as a step takes longer after many.
+    """
     source = random.Random(0)
     numbers = counts(servers[0].slots)
     steps: dict[int, list[float]] = {texts: [] for texts in numbers}
     reading: dict[int, list[float]] = {length: [] for length in PROMPTS}
     for turn in range(TURNS + 1):  # the first warms up
         for texts in numbers:
-            seconds = step_seconds(servers, texts, source, vocabulary)
+            seconds = step_seconds(servers, texts, source, ids(random.Random(0), prompt, vocabulary))
             steps[texts] += seconds if turn else []
         for length in PROMPTS:
+            reading_seconds(servers, length, source, vocabulary)  # the slots of the texts before are given back
             seconds = reading_seconds(servers, length, source, vocabulary)
             reading[length] += seconds if turn else []
     of_steps = {texts: statistics.median(seconds) for texts, seconds in steps.items()}
@@ -95,9 +100,12 @@ def counts(slots: int) -> list[int]:
     return sorted({min(2**power, slots) for power in range(slots.bit_length() + 1)})
 
 
-def step_seconds(servers: Sequence[Live], texts: int, source: random.Random, vocabulary: int) -> list[float]:
-    """Of a step in which so many texts of each server decode: between a text's tokens, for each text."""
-    asked = [Request(0.0, ids(source, 8, vocabulary), source.randrange(2**31), LONG) for _ in range(texts)]
+def step_seconds(servers: Sequence[Live], texts: int, source: random.Random, prompt: list[int]) -> list[float]:
+    """Of a step in which so many texts of each server decode: between a text's tokens, for each text.
+
+    They have one prompt, which is read once and copied, so that no step reads while they are timed.
+    """
+    asked = [Request(0.0, prompt, source.randrange(2**31), LONG) for _ in range(texts)]
     outcomes = at_once([(live, each) for live in servers for each in asked])
     return [(outcome.pieces[-1] - outcome.pieces[0]) / (LONG - 1) for outcome in outcomes]
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from benchmarks.scale.figures import Figures, capacity, figures, table_of
 from benchmarks.scale.fleet import Fleet, Plan
-from benchmarks.scale.load import DAY, Rate, Texts, arrivals, daily, steady
+from benchmarks.scale.load import DAY, Texts, arrivals, daily, steady
 from benchmarks.scale.replica import Text
 
 NOON = DAY / 2  # when a day's update begins
-WARM = 30.0  # seconds of the simulation that do not count, of a load that is steady
+WARM = 40.0  # seconds of the simulation that do not count, of a load that is steady
 LEAST_TEXTS = 60_000  # for a 99th percentile of a steady load
 
 
@@ -27,31 +27,31 @@ def day(plan: Plan, texts: Texts, *, peak: float, ratio: float, compress: float)
     def rate(at: np.ndarray) -> np.ndarray:
         return curve(at * compress)
 
-    return run(replace(plan, failures=plan.failures * compress), rate, peak, seconds, texts, NOON / compress)
+    fleet = Fleet(replace(plan, failures=plan.failures * compress))
+    fleet.load(rate, peak, seconds, texts)
+    fleet.update(NOON / compress)
+    fleet.env.run()
+    return fleet
 
 
 def at_peak(plan: Plan, texts: Texts, *, peak: float) -> Figures:
-    """A load that is steady, with failures, and with updates one after the other."""
+    """A load that is steady, with failures, and with updates one after the other.
+
+    It begins with all slots full, as after a burst: too few replicas would take long to fill theirs, and show no queue.
+    """
     seconds = max(60.0, LEAST_TEXTS / peak)
-    fleet = run(plan, steady(peak), peak, WARM + seconds, texts, 0.0, rounds=True)
-    return figures(table_of(fleet), WARM)
-
-
-def run(
-    plan: Plan, rate: Rate, most: float, seconds: float, texts: Texts, update: float, *, rounds: bool = False
-) -> Fleet:
-    """Until the last text has ended."""
     fleet = Fleet(plan)
-    fleet.load(rate, most, seconds, texts)
-    fleet.update(update, seconds if rounds else 0.0)
+    fleet.fill(texts)
+    fleet.load(steady(peak), peak, WARM + seconds, texts)
+    fleet.update(0.0, WARM + seconds)
     fleet.env.run()
-    return fleet
+    return figures(table_of(fleet), WARM)
 
 
 def enough(plan: Plan, texts: Texts, *, own: int, bound: float) -> tuple[int, Figures]:
     """The fewest replicas for a peak that fills `own` of them whole, so that 99 % of texts wait no longer than `bound`.
 
-    Found by halving, as more replicas are never worse.
+    Found by halving, as more replicas are never worse; to a fiftieth of `own`.
     """
     peak = own * capacity(plan, texts)
     found: dict[int, Figures] = {}
@@ -60,8 +60,8 @@ def enough(plan: Plan, texts: Texts, *, own: int, bound: float) -> tuple[int, Fi
         found[replicas] = at_peak(replace(plan, replicas=replicas), texts, peak=peak)
         return found[replicas].seconds["waiting"][99] <= bound
 
-    least, most = max(2, own // 2), max(4, 2 * own)
-    replicas = least + bisect_left(range(least, most), True, key=fits)
+    tried = range(max(2, own // 2), 2 * own + 2, max(1, own // 50))
+    replicas = tried[bisect_left(tried, True, hi=len(tried) - 1, key=fits)]
     if replicas not in found:
         fits(replicas)
     return replicas, found[replicas]
