@@ -23,7 +23,7 @@ class Front:
     Args:
         replicas: Ray's handle of the replicas.
         most: Bytes of a request's body.
-        prefix: Characters of a prompt's beginning by which its replica is chosen; 0 spreads requests evenly.
+        prefix: Characters of a prompt's beginning by which its replica is chosen; 0 takes the freer of two random ones.
     """
 
     def __init__(self, replicas: Any, most: int, prefix: int) -> None:

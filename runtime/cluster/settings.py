@@ -22,7 +22,7 @@ class ClusterSettings:
         gpus: Cards that Ray reserves for each, or a share of one.
         slots: Texts that run at once in each.
         fronts: Processes that take requests and pass each on to a replica.
-        prefix: Characters of a prompt's beginning by which its replica is chosen; 0 spreads requests evenly.
+        prefix: Characters of a prompt's beginning by which its replica is chosen; 0 takes the freer of two random ones.
         grace: Seconds that requests under way have to end where a replica is stopped.
         surge: Replicas beyond their number while all are made anew, in percent of it; 0 stops an old one first.
         loading: Other options of `runtime.load`: precision, device, cache, threads, gpu_mem_limit, public_key.

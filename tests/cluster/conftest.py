@@ -91,8 +91,9 @@ def end(cluster: Cluster) -> int:
 
 @pytest.fixture(scope="module")
 def cluster(begin, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two replicas of four slots each."""
-    found = begin(bundle, tmp_path_factory.mktemp("cluster") / "log", "--replicas", 2, "--slots", 4)
+    """Two replicas of four slots each, and one front, which knows all that is under way."""
+    log = tmp_path_factory.mktemp("cluster") / "log"
+    found = begin(bundle, log, "--replicas", 2, "--slots", 4, "--fronts", 1)
     try:
         yield found
     finally:

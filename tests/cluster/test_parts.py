@@ -283,6 +283,37 @@ def test_a_number_of_replicas_a_range_and_cards():
     assert (scaled.min_replicas, scaled.max_replicas, scaled.target_ongoing_requests) == (1, 4, 5)
 
 
+def test_a_replica_is_passed_by_from_a_quarter_of_its_slots_on():
+    from types import SimpleNamespace
+
+    from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
+
+    from runtime.cluster.router import BeginningsRouter
+
+    replicas = [SimpleNamespace(replica_id=name) for name in "abc"]
+
+    class Router(BeginningsRouter):
+        replica_queue_len_cache = {"a": 8, "b": 7}  # noqa: RUF012  (read only); nothing is known of c
+
+        def __init__(self):
+            self._soon = 8
+
+    async def ring(*_):
+        return [[each] for each in replicas]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConsistentHashRouter, "choose_replicas", ring)
+        asked = asyncio.run(Router().choose_replicas(replicas))
+    assert [[each.replica_id for each in rank] for rank in asked] == [["b"], ["c"], ["a", "b", "c"]]
+
+
+@pytest.mark.parametrize(("prefix", "router"), [(256, "BeginningsRouter"), (0, "PowerOfTwoChoicesRequestRouter")])
+def test_the_router_is_the_one_that_was_asked_for(prefix, router):
+    config = replicas_of({"model": "m", "prefix": prefix, "slots": 10})._deployment_config.request_router_config
+    assert config.get_request_router_class().__name__ == router
+    assert config.request_router_kwargs == ({"soon": 2} if prefix else {})
+
+
 def test_serves_schema_reads_the_example_and_its_application_is_one():
     import yaml
     from ray.serve.schema import ServeDeploySchema

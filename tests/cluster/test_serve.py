@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -50,6 +51,19 @@ def test_prompts_that_begin_alike_go_to_one_replica_which_has_read_that_beginnin
     assert min(cached[1:]) > 40
 
 
+def test_a_replica_with_texts_enough_passes_the_next_on(client):
+    """One has slots for all four of these, which begin alike and come one after the other; yet the other takes some."""
+    wanted = body("Alike in each request, " * 10, max_tokens=400, ignore_eos=True)
+    asked = []
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            asked.append(pool.submit(client.post, "/v1/completions", json=wanted))
+            time.sleep(0.1)  # the front has passed it on by then, and it runs still
+    answers = [each.result() for each in asked]
+    assert len({answer.headers["x-replica"] for answer in answers}) == 2
+    assert len({answer.json()["choices"][0]["text"] for answer in answers}) == 1
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/v1/models", 200), ("GET", "/nowhere", 404), ("GET", "/v1/completions", 405), ("GET", "/", 200)],
@@ -75,7 +89,7 @@ def test_a_stream_comes_event_by_event(cluster, expected):
 def metrics(client, name):
     """A metric of each replica, by the replica's name; several askings, as each goes to any of them."""
     found = {}
-    for _ in range(8):
+    for _ in range(12):
         answer = client.get("/metrics")
         lines = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
         found[answer.headers["x-replica"]] = float(lines[name])
