@@ -21,9 +21,8 @@ def application(options: dict[str, Any]) -> Any:
     """The application of `ClusterSettings.of(**options)`, named in Serve's config files as `import_path`.
 
     Example:
-        >>> from ray import serve
         >>> from runtime.cluster import application
-        >>> handle = serve.run(application({"model": "/models/gpt2", "replicas": 2}))  # at http://localhost:8000
+        >>> served = application({"model": "/models/gpt2", "replicas": 2})  # ray.serve.run(served) serves it
     """
     return build(ClusterSettings.of(**options))
 

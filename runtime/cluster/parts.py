@@ -1,5 +1,6 @@
 """Runs the parts of a batch on a Ray cluster, through Ray Data: workers take parts, and each holds one model."""
 
+import logging
 import os
 import re
 import socket
@@ -73,11 +74,13 @@ def joined(workers: int | None, *, on_cuda: bool) -> Iterator[Workers]:
         ValueError: It has no room for so many workers.
     """
     aside(join, workers or 1)
+    logging.disable(logging.INFO)  # Ray Data would tell of each execution, from a thread of its own
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         yield Workers(*(room_by_gpus if on_cuda else room_by_cpus)(nodes, workers), on_cuda)
     finally:
+        logging.disable(logging.NOTSET)
         aside(ray.shutdown)
 
 

@@ -15,9 +15,9 @@ import runtime
 
 
 def modules():
-    """All that can be imported here: the pictures need the extra `plot`, the server the extra `serve`."""
+    """All that can be imported here: pictures need the extra `plot`, the server `serve`, a cluster `cluster`."""
     names = [found.name for found in pkgutil.walk_packages(runtime.__path__, "runtime.")]
-    extras = {"runtime.inside.plots": "matplotlib", "runtime.server": "starlette"}
+    extras = {"runtime.inside.plots": "matplotlib", "runtime.server": "starlette", "runtime.cluster": "ray"}
     absent = tuple(room for room, needed in extras.items() if not importlib.util.find_spec(needed))
     wanted = [name for name in names if not name.endswith("__main__") and not name.startswith(absent)]
     return [runtime, *map(importlib.import_module, wanted)]

@@ -21,6 +21,7 @@ from runtime.server.endpoints import ENDPOINTS
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+CLUSTERS = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SIZES = {"small": (12, 768), "medium": (24, 1024), "large": (36, 1280), "xl": (48, 1600)}
 
@@ -142,6 +143,9 @@ def test_all_flags_are_named_with_their_defaults():
     serve.add_to(commands)
     flags = set(re.findall(r"--[a-z-]+", commands.choices["serve"].format_help())) - {"--help", "--gpu-mem-limit"}
     elsewhere = {"--device", "--threads"}  # how a model is loaded: docs/deploying.md
+    clusters = {f"--{name}" for name in (*serve.CLUSTER, "cluster")}
+    assert not [flag for flag in clusters if f"{flag}`" not in CLUSTERS and f"{flag} " not in CLUSTERS]
+    flags -= clusters
     assert not [flag for flag in flags - elsewhere if f"{flag}`" not in PAGE and f"{flag} " not in PAGE]
     rows = dict(re.findall(r"^\| `--([a-z-]+)` \|[^|]+\| ([\d,]+) \|$", PAGE, re.MULTILINE))
     assert len(rows) >= 6
