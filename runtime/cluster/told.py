@@ -5,7 +5,7 @@ import json
 from starlette.datastructures import Headers
 from starlette.types import Message, Send
 
-from runtime.cluster.events import DATA, END, Events
+from runtime.cluster.events import DATA, END, DiffersError, Events
 
 EVENTS = "text/event-stream"
 
@@ -28,6 +28,8 @@ class Told:
             self.streams = Headers(raw=message["headers"]).get("content-type", "").startswith(EVENTS)
             if not self.begun:
                 self._held.append(message)
+            elif not self.streams:  # the other replica refuses it
+                raise DiffersError
             return
         if self.streams:
             message = {**message, "body": self._events.lacking(message.get("body", b""))}

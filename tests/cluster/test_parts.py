@@ -236,6 +236,32 @@ def test_a_refusal_is_openais_before_a_stream_and_its_last_event_in_it(begun):
         assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"1")
 
 
+def test_a_replica_that_refuses_what_another_began_is_not_heard():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def run():
+        told = Told(send)
+        await told({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await told({"type": "http.response.body", "body": WHOLE[0], "more_body": True})
+        told.begin_again()
+        refused = {"type": "http.response.start", "status": 429, "headers": [(b"content-type", b"application/json")]}
+        with pytest.raises(DiffersError):
+            await told(refused)
+        told.begin_again()
+        for message in (
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]},
+            *({"type": "http.response.body", "body": part, "more_body": True} for part in WHOLE),
+        ):
+            await told(message)
+
+    asyncio.run(run())
+    assert [message["type"] for message in sent].count("http.response.start") == 1
+    assert heard([message.get("body", b"") for message in sent])[0] == {0: "It was a bright day", 1: "Once upon a time"}
+
+
 # settings
 
 
