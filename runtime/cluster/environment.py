@@ -17,7 +17,7 @@ def prepare() -> None:
 
 def is_elsewhere() -> bool:
     """Whether there is a cluster to join; else one of this machine alone begins and ends with the command."""
-    return "RAY_ADDRESS" in os.environ
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def has_token() -> bool:

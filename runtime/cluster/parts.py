@@ -14,7 +14,7 @@ import ray
 import ray.data
 
 import runtime
-from runtime.cluster.environment import take_own_token
+from runtime.cluster.environment import is_elsewhere, take_own_token
 
 HOST_PORT = re.compile(r"([^/:]+):(\d+)")
 PATIENCE = 10.0  # seconds to reach a cluster
@@ -87,12 +87,12 @@ def joined(workers: int | None, *, on_cuda: bool) -> Iterator[Workers]:
 def join(workers: int) -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     here: dict[str, Any] = {"address": "local", "num_cpus": max(workers, own_cpus()), "include_dashboard": False}
-    if not address:
+    if not is_elsewhere():
         take_own_token()
     try:
         if found := HOST_PORT.fullmatch(address):  # Ray itself would try for a long time
             socket.create_connection((found[1], int(found[2])), timeout=PATIENCE).close()
-        ray.init(**({} if address else here), log_to_driver=False)
+        ray.init(**({} if is_elsewhere() else here), log_to_driver=False)
     except OSError as error:
         raise RuntimeError(f"there is no Ray cluster at RAY_ADDRESS, {address}: {error}") from None
 
